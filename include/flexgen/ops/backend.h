@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// A backend: one function per operation, chosen once at run time and passed in. The checks run here, in front of every backend.
+#pragma once
+
+#include <string_view>
+
+#include "flexgen/base/thread_pool.h"
+#include "flexgen/ops/ops.h"
+
+namespace flexgen {
+
+// Where an operation runs. Host backends use the pool and have finished when they return.
+struct Queue {
+  ThreadPool* pool = nullptr;  // not null for host backends
+  void* stream = nullptr;      // of the device, for device backends
+};
+
+struct Backend {
+  std::string_view name;  // "ref", "portable", "avx2", "avx512"
+  void (*linear)(const LinearArgs&, Queue);
+  void (*layer_norm)(const LayerNormArgs&, Queue);
+  void (*embed)(const EmbedArgs&, Queue);
+  void (*kv_append)(const KvAppendArgs&, Queue);
+  void (*attention)(const AttentionArgs&, Queue);
+};
+
+inline void linear(const Backend& b, const LinearArgs& a, Queue q) { check(a); b.linear(a, q); }
+inline void layer_norm(const Backend& b, const LayerNormArgs& a, Queue q) { check(a); b.layer_norm(a, q); }
+inline void embed(const Backend& b, const EmbedArgs& a, Queue q) { check(a); b.embed(a, q); }
+inline void kv_append(const Backend& b, const KvAppendArgs& a, Queue q) { check(a); b.kv_append(a, q); }
+inline void attention(const Backend& b, const AttentionArgs& a, Queue q) { check(a); b.attention(a, q); }
+
+}  // namespace flexgen
