@@ -55,7 +55,7 @@ inline std::string format_bytes(uint64_t bytes) {
 // 1234567 -> "1,234,567": numbers in messages
 inline std::string with_commas(uint64_t n) {
   std::string s = std::to_string(n);
-  for (size_t i = s.size(); i > 3; i -= 3) s.insert(i - 3, ",");
+  for (size_t i = s.size(); i > 3; i -= 3) s.insert(i - 3, 1, ',');
   return s;
 }
 
