@@ -4,10 +4,12 @@
 // sequence is a list of pages.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
+#include "flexgen/base/error.h"
 #include "flexgen/tensor/dtype.h"
 
 namespace flexgen {
@@ -41,5 +43,12 @@ struct WeightView {
   int64_t cols = 0;  // K
   std::span<const RowBlock> blocks;  // ordered by first_row, disjoint
 };
+
+// The block that holds a row; one of them must
+inline const RowBlock& row_block(const WeightView& w, int64_t row) {
+  const auto after = std::upper_bound(w.blocks.begin(), w.blocks.end(), row, [](int64_t r, const RowBlock& b) { return r < b.first_row; });
+  FG_CHECK(after != w.blocks.begin() && row < (after - 1)->first_row + (after - 1)->rows, "row {} of {} is in no block", row, w.rows);
+  return *(after - 1);
+}
 
 }  // namespace flexgen
