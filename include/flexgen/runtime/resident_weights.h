@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// All weights in host memory: each record in one buffer, its row blocks used in place.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <functional>
+#include <vector>
+
+#include "flexgen/base/thread_pool.h"
+#include "flexgen/format/model_file.h"
+#include "flexgen/memory/buffer.h"
+#include "flexgen/model/records.h"
+#include "flexgen/runtime/weight_stream.h"
+#include "flexgen/tensor/half.h"
+
+namespace flexgen {
+
+class ResidentWeights final : public WeightStream {
+ public:
+  // Reads every record of the file and verifies every block's hash; progress(bytes so far), from any thread. What the file holds must be
+  // what `model` needs, in that order: else a Fault::checkpoint that names the tensor.
+  ResidentWeights(const ModelFile& file, const ModelDescription& model, ThreadPool& pool, const std::function<void(uint64_t)>& progress = {},
+                  const std::atomic<bool>* stop = nullptr) {
+    check_tensors(file, model);
+    std::vector<Buffer> buffers;
+    for (const FileRecord& r : file.records()) buffers.emplace_back(r.bytes);
+    read(file, buffers, pool, progress, stop);
+    for (size_t r = 0; r < file.records().size(); ++r) bind(file, r, std::move(buffers[r]));
+  }
+
+  size_t n_blocks(TensorRef t) const override { return tensor(t).blocks.size(); }
+
+  WeightView acquire(TensorRef t, size_t first, size_t last) override {
+    const Tensor& x = tensor(t);
+    return {x.dtype, x.rows, x.cols, std::span(x.blocks).subspan(first, last - first)};
+  }
+  void release(TensorRef, size_t, size_t) override {}
+
+  WeightView acquire_rows(TensorRef t, std::span<const int32_t>) override { return acquire(t, 0, n_blocks(t)); }
+  void release_rows(TensorRef) override {}
+
+  const float* vector(TensorRef t) const override { return tensor(t).values.data(); }
+
+ private:
+  struct Tensor {
+    DType dtype = DType::f32;
+    int64_t rows = 0, cols = 0;
+    std::vector<RowBlock> blocks;  // of a matrix
+    std::vector<float> values;     // of a vector
+  };
+
+  const Tensor& tensor(TensorRef t) const { return tensors_[t.record][t.tensor]; }
+
+  static void check_tensors(const ModelFile& file, const ModelDescription& model) {
+    const std::vector<RecordSpec> want = records(model);
+    const std::string& path = file.file().path();
+    if (file.records().size() != want.size())
+      fail(Fault::checkpoint, "{}: found {} records, its description needs {}. Convert the checkpoint again", path, file.records().size(), want.size());
+    for (size_t r = 0; r < want.size(); ++r) {
+      const FileRecord& got = file.records()[r];
+      if (got.name != want[r].name || got.n_tensors != want[r].tensors.size())
+        fail(Fault::checkpoint, "{}: record {} is '{}' with {} tensors, its description needs '{}' with {}. Convert the checkpoint again", path, r,
+             printable(got.name), got.n_tensors, want[r].name, want[r].tensors.size());
+      for (size_t t = 0; t < want[r].tensors.size(); ++t) {
+        const FileTensor& x = file.tensors()[got.first_tensor + t];
+        if (x.name != want[r].tensors[t].name || x.shape != want[r].tensors[t].shape)
+          fail(Fault::checkpoint, "{}: tensor '{}' is {}, its description needs '{}' as {}. Convert the checkpoint again", path, printable(x.name),
+               to_string(x.shape), want[r].tensors[t].name, to_string(want[r].tensors[t].shape));
+      }
+    }
+  }
+
+  // Whole blocks, a few MiB a task; the direct path where the file system has one.
+  static void read(const ModelFile& file, std::vector<Buffer>& buffers, ThreadPool& pool, const std::function<void(uint64_t)>& progress,
+                   const std::atomic<bool>* stop) {
+    struct Piece {
+      size_t record, first_block, last_block;
+    };
+    constexpr uint64_t kPieceBytes = 4_MiB;
+    std::vector<Piece> pieces;
+    for (size_t r = 0; r < buffers.size(); ++r) {
+      const FileRecord& record = file.records()[r];
+      uint64_t bytes = 0;
+      size_t first = record.first_block;
+      for (size_t b = first; b < record.first_block + record.n_blocks; ++b) {
+        bytes += file.blocks()[b].bytes;
+        if (bytes < kPieceBytes && b + 1 < record.first_block + record.n_blocks) continue;
+        pieces.push_back({r, first, b + 1});
+        first = b + 1, bytes = 0;
+      }
+    }
+    std::atomic<uint64_t> done{0};
+    pool.parallel_for(static_cast<int64_t>(pieces.size()), [&](int64_t i, int) {
+      if (stop && stop->load(std::memory_order_relaxed)) fail(Fault::interrupted, "stopped while loading");
+      const Piece& p = pieces[static_cast<size_t>(i)];
+      const FileBlock &a = file.blocks()[p.first_block], &z = file.blocks()[p.last_block - 1];
+      const uint64_t bytes = z.offset + z.bytes - a.offset;
+      std::byte* dst = buffers[p.record].data() + (a.offset - file.records()[p.record].offset);
+      file.file().read(a.offset, {dst, bytes});
+      for (size_t b = p.first_block; b < p.last_block; ++b)
+        file.verify_block(b, {dst + (file.blocks()[b].offset - a.offset), file.blocks()[b].bytes});
+      if (progress) progress(done.fetch_add(bytes) + bytes);
+    });
+  }
+
+  void bind(const ModelFile& file, size_t r, Buffer buffer) {
+    const FileRecord& record = file.records()[r];
+    auto& tensors = tensors_.emplace_back();
+    for (size_t t = 0; t < record.n_tensors; ++t) {
+      const FileTensor& x = file.tensors()[record.first_tensor + t];
+      const std::byte* data = buffer.data() + (x.offset - record.offset);
+      Tensor& out = tensors.emplace_back();
+      out.dtype = x.dtype;
+      if (x.shape.size() == 1) {
+        out.values.resize(static_cast<size_t>(x.shape[0]));
+        for (size_t i = 0; i < out.values.size(); ++i) out.values[i] = load_element(x.dtype, data, i);
+        continue;
+      }
+      out.rows = x.shape[0], out.cols = x.shape[1];
+      for (size_t b = 0; b < x.n_blocks; ++b) {
+        const int64_t first = static_cast<int64_t>(b) * x.rows_per_block;
+        const FileBlock& block = file.blocks()[x.first_block + b];
+        out.blocks.push_back({buffer.data() + (block.offset - record.offset), first, std::min(x.rows_per_block, out.rows - first)});
+      }
+    }
+    buffers_.push_back(std::move(buffer));
+  }
+
+  std::vector<Buffer> buffers_;                 // a record each
+  std::vector<std::vector<Tensor>> tensors_;    // [record][tensor]
+};
+
+}  // namespace flexgen
