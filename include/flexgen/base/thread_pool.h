@@ -9,6 +9,7 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -18,22 +19,20 @@ namespace flexgen {
 
 class ThreadPool {
  public:
-  // n_threads >= 1, the calling thread included
+  // n_threads >= 1, the calling thread included; more than the system gives is a Fault::space
   explicit ThreadPool(int n_threads) {
     FG_CHECK(n_threads >= 1, "{} threads asked for", n_threads);
-    for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { work(i); });
+    try {
+      for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { work(i); });
+    } catch (const std::system_error& e) {
+      const int started = size();
+      stop();
+      fail(Fault::space, "{} threads: found {} threads, the system gave no more ({}). Lower --threads", n_threads, started, e.code().message());
+    }
   }
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
-  ~ThreadPool() {
-    {
-      std::lock_guard lock(mutex_);
-      stop_ = true;
-      generation_.fetch_add(1);
-    }
-    wake_.notify_all();
-    for (auto& t : threads_) t.join();
-  }
+  ~ThreadPool() { stop(); }
 
   int size() const { return static_cast<int>(threads_.size()) + 1; }
 
@@ -80,6 +79,16 @@ class ThreadPool {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #endif
+  }
+
+  void stop() {
+    {
+      std::lock_guard lock(mutex_);
+      stop_ = true;
+      generation_.fetch_add(1);
+    }
+    wake_.notify_all();
+    for (auto& t : threads_) t.join();
   }
 
   void drain(int worker) {

@@ -75,6 +75,7 @@ class File {
       if (n < 0)
         fail(errno == ENOSPC || errno == EDQUOT || errno == EFBIG ? Fault::space : Fault::io, "{}: writing {} bytes at offset {} failed: {}", path_,
              src.size(), offset, std::strerror(errno));
+      if (n == 0) fail(Fault::io, "{}: writing {} bytes at offset {} stopped after {}", path_, src.size(), offset, done);
       done += static_cast<size_t>(n);
     }
   }

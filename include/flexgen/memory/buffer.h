@@ -26,9 +26,10 @@ class Buffer {
     // Small buffers take plain pages. Large ones are mapped with 2 MiB to spare and cut to alignment: O_DIRECT reads into huge
     // pages run nearly three times as fast as into 4 KiB pages, and weights in them cost fewer TLB misses.
     const bool huge = size_bytes >= kHugePage;
+    if (size_bytes > kMostBytes) out_of_memory(size_bytes);
     mapped_ = huge ? round_up(size_bytes, kHugePage) + kHugePage : round_up<size_t>(size_bytes, 4096);
     void* p = ::mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) fail(Fault::space, "out of memory: {} were asked for. Lower the memory budget or close other programs", format_bytes(size_bytes));
+    if (p == MAP_FAILED) out_of_memory(size_bytes);
     base_ = static_cast<std::byte*>(p);
     data_ = base_;
     if (huge) {
@@ -52,6 +53,11 @@ class Buffer {
   T* as() const { return reinterpret_cast<T*>(data_); }
 
  private:
+  static constexpr size_t kMostBytes = size_t{1} << 62;  // rounding up to pages stays far from overflow
+
+  [[noreturn]] static void out_of_memory(size_t size_bytes) {
+    fail(Fault::space, "out of memory: {} were asked for. Lower the memory budget or close other programs", format_bytes(size_bytes));
+  }
   void swap(Buffer& o) noexcept {
     std::swap(base_, o.base_);
     std::swap(data_, o.data_);

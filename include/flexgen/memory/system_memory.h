@@ -48,9 +48,8 @@ inline std::optional<uint64_t> room_in(const std::string& folder, const char* li
 // Bytes. `root` holds proc/ and sys/fs/cgroup/: "/" but in tests. Limits of cgroup v2 (memory.max, memory.high) and v1
 // (memory.limit_in_bytes) are read for the process's cgroup and all above it.
 inline uint64_t available_memory(const std::string& root = "/") {
-  using namespace detail;
-  uint64_t room = number_after(read_small_file(root + "proc/meminfo"), "MemAvailable:").value_or(0) * 1024;
-  std::istringstream groups(read_small_file(root + "proc/self/cgroup"));
+  uint64_t room = detail::number_after(detail::read_small_file(root + "proc/meminfo"), "MemAvailable:").value_or(0) * 1024;
+  std::istringstream groups(detail::read_small_file(root + "proc/self/cgroup"));
   for (std::string line; std::getline(groups, line);) {
     const size_t first = line.find(':'), second = line.find(':', first + 1);
     if (second == std::string::npos) continue;
@@ -61,9 +60,10 @@ inline uint64_t available_memory(const std::string& root = "/") {
     for (std::string path = line.substr(second + 1);; path = path.substr(0, path.rfind('/'))) {
       if (path == "/") path.clear();
       if (v2) {
-        for (const char* limit : {"/memory.max", "/memory.high"}) room = std::min(room, room_in(base + path, limit, "/memory.current").value_or(room));
+        for (const char* limit : {"/memory.max", "/memory.high"})
+          room = std::min(room, detail::room_in(base + path, limit, "/memory.current").value_or(room));
       } else {
-        room = std::min(room, room_in(base + path, "/memory.limit_in_bytes", "/memory.usage_in_bytes").value_or(room));
+        room = std::min(room, detail::room_in(base + path, "/memory.limit_in_bytes", "/memory.usage_in_bytes").value_or(room));
       }
       if (path.empty()) break;
     }
