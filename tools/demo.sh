@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# tools/demo.sh FLEXGEN FOLDER: converts the bundled model into FOLDER and continues three prompts, tokens streaming.
+set -eu
+flexgen=$1
+folder=$2
+root=$(cd "$(dirname "$0")/.." && pwd)
+mkdir -p "$folder"
+"$flexgen" convert "$root/tests/data/tiny-opt" -o "$folder/tiny-opt.flex" --overwrite
+"$flexgen" generate --model "$folder/tiny-opt.flex" --max-new-tokens 64 \
+  --prompt "HAMLET:" \
+  --prompt "In the beginning" \
+  --prompt "O Romeo, Romeo! wherefore"
