@@ -4,12 +4,17 @@
 // Arithmetic contract of f32 backends (ref, which accumulates in double, is the only exception). It makes results the same bits on
 // every instruction set and for any number of tokens, threads and row blocks:
 //   dot product over K   16 partial sums: sum j takes elements j, j+16, j+32, ... in that order with one fused multiply-add each
-//                        (a tail of K % 16 elements reaches only the first sums); then lanes j and j+8 are added, then j and j+4,
-//                        j+2, j+1. Weights and cached K, V are converted to f32 exactly before.
-//   elementwise sums     (p*V, bias, residual) in the order written here, one operation each; fma where fma is said
+//                        (behind K, up to the next multiple of 16, elements count as 0 * 0 whatever lies in memory); then lanes
+//                        j and j+8 are added, then j and j+4, j+2, j+1. Weights and cached K, V are converted to f32 exactly before.
+//   sum over K           the same, with an addition for the fused multiply-add
+//   linear               dot, + bias where there is one, activation, then y + that with accumulate
+//   layer_norm           mean = sum(x) / E;  d = x - mean;  variance = dot(d, d) / E;  s = 1 / sqrt(variance + eps);
+//                        y = fma(d * s, gamma, beta)
+//   elementwise          in the order written here, one operation each; fma where fma is said
 //   exp, erf, ...        the polynomials of ops/math.h, never libm
 //   attention            in blocks of kAttentionBlock absolute positions: block b holds [b*kAttentionBlock, (b+1)*kAttentionBlock);
 //                        each gives (o, maximum, sum); blocks merge in position order
+// Every NaN counts as the same value: which of two survives an operation is the compiler's choice.
 #pragma once
 
 #include <cstdint>
@@ -81,8 +86,10 @@ struct KvAppendArgs {
 // y = softmax(q k^T * scale) v per head, causal: token i of a span sees positions 0 .. first_position + i, its own included, all of
 // which are in the cache already. Query head h reads KV head h / (H / Hk).
 //   score = dot(q * scale, k): the product q*scale is rounded to f32 first
-//   block:  m = max score;  p = exp(score - m);  l = sum of p in position order;  o = fma(p, v, o) in position order from 0
-//   merge:  M = max(m_old, m);  a = exp(m_old - M);  b = exp(m - M);  l = l_old*a + l*b (fma(l, b, l_old*a));  o likewise
+//   block:  m = max score;  p = exp(score - m);  l = sum over the 32 positions of p, 0 where not seen (sum over K above);
+//           o = fma(p, v, o) in position order from 0
+//   merge:  M = max(m_old, m);  a = exp(m_old - M);  b = exp(m - M);  l = fma(l, b, l_old * a);  o = fma(o, b, o_old * a);
+//           before the first block m_old is -infinity, l_old and o_old are 0
 //   y = o / l
 struct AttentionArgs {
   MatView<const float> q;            // [T, H*D]
