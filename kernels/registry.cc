@@ -5,11 +5,41 @@
 #include <vector>
 
 #include "flexgen/ops/ref/backend.h"
+#include "kernels/cpu/driver.h"
 
 namespace flexgen {
+namespace {
+
+constexpr Backend kPortable = cpu::make_backend<cpu::kPortable>("portable");
+
+#if defined(__x86_64__)
+constexpr Backend kAvx2 = cpu::make_backend<cpu::kAvx2>("avx2");
+constexpr Backend kAvx512 = cpu::make_backend<cpu::kAvx512>("avx512");
+
+// CPUID's bits; __builtin_cpu_supports also asks XGETBV whether the system saves the registers
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq");
+}
+#endif
+
+std::vector<const Backend*> detect() {
+  std::vector<const Backend*> list;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (has_avx512()) list.push_back(&kAvx512);
+  if (has_avx2()) list.push_back(&kAvx2);
+#endif
+  list.push_back(&kPortable);
+  list.push_back(&ref::kBackend);
+  return list;
+}
+
+}  // namespace
 
 std::span<const Backend* const> backends() {
-  static const std::vector<const Backend*> list{&ref::kBackend};
+  static const std::vector<const Backend*> list = detect();
   return list;
 }
 

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// Inner loops of attention over V, 16 f32 lanes: one KV head, its group of query heads, some tokens of a span. A row below is one
+// (token, query head) pair. For each block of 32 positions all rows are served, so that a converted block is used many times.
+#pragma once
+
+#include "kernels/cpu/rows.h"
+
+namespace flexgen::cpu {
+
+// Scores of one query (zeros behind D) against keys [0, n), n <= 32; the rest of score[32] is -infinity.
+// keys: [32, D], `stride` bytes apart; memory behind the n-th key is readable but not used.
+template <class V, class Element>
+void block_scores(const float* q, const std::byte* keys, int64_t stride, int64_t d, int64_t n, float* score) {
+  constexpr int kTile = V::kScoreTile;
+  constexpr int64_t kSize = sizeof(Element);
+  for (int64_t j0 = 0; j0 < n; j0 += kLanes) {
+    V dots[kLanes];
+    for (int64_t j = 0; j < kLanes; j += kTile) {
+      const std::byte* key = keys + (j0 + j) * stride;
+      V acc[kTile];
+#pragma GCC unroll 16
+      for (int i = 0; i < kTile; ++i) acc[i] = V::zero();
+      int64_t e = 0;
+      for (; e + kLanes <= d; e += kLanes) {
+        const V qe = V::load(q + e);
+#pragma GCC unroll 16
+        for (int i = 0; i < kTile; ++i) acc[i] = fma(V::load(Element{}, key + i * stride + e * kSize), qe, acc[i]);
+      }
+      if (e < d) {
+        const V qe = V::load(q + e);
+#pragma GCC unroll 16
+        for (int i = 0; i < kTile; ++i) acc[i] = fma(V::load(Element{}, key + i * stride + e * kSize, d - e), qe, acc[i]);
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < kTile; ++i) dots[j + i] = acc[i];
+    }
+    V::sums(dots).store(score + j0);
+  }
+  for (int64_t j = n; j < kAttentionBlock; ++j) score[j] = -__builtin_inff();
+}
+
+// o = fma(sum over j < n of p[j] * values[j], b, o * a), C vectors wide
+template <class V, class Element, int C>
+void merge_values(const float* p, const std::byte* values, int64_t stride, int64_t n, V a, V b, float* o, int64_t width) {
+  constexpr int64_t kSize = sizeof(Element);
+  V acc[C];
+#pragma GCC unroll 8
+  for (int c = 0; c < C; ++c) acc[c] = V::zero();
+  if (width == C * kLanes) {
+    for (int64_t j = 0; j < n; ++j) {
+      const V pj{p[j]};
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) acc[c] = fma(pj, V::load(Element{}, values + j * stride + c * kLanes * kSize), acc[c]);
+    }
+  } else {  // the last, narrower vector; only with C == 1
+    for (int64_t j = 0; j < n; ++j) acc[0] = fma(V{p[j]}, V::load(Element{}, values + j * stride, width), acc[0]);
+  }
+#pragma GCC unroll 8
+  for (int c = 0; c < C; ++c) fma(acc[c], b, V::load(o + c * kLanes) * a).store(o + c * kLanes);
+}
+
+// One block for one row. state: maximum, sum
+template <class V, class Element>
+void attend_block(const float* q, const std::byte* keys, const std::byte* values, int64_t stride, int64_t d, int64_t n, float* p, float* state, float* o) {
+  static_assert(kAttentionBlock == 2 * kLanes);
+  block_scores<V, Element>(q, keys, stride, d, n, p);
+  V s0 = V::load(p), s1 = V::load(p + kLanes);
+  const float m = select_less(s0, s1, s1, s0).max();
+  s0 = math::exp(s0 - V{m});
+  s1 = math::exp(s1 - V{m});
+  s0.store(p);
+  s1.store(p + kLanes);
+  const float maximum = state[0] < m ? m : state[0];
+  const V a = math::exp(V{state[0] - maximum}), b = math::exp(V{m - maximum});
+  state[0] = maximum;
+  V sum = fma(V{(s0 + s1).sum()}, b, V{state[1]} * a);
+  sum.store(state + 1, 1);
+  constexpr int64_t kSize = sizeof(Element);
+  int64_t e = 0;
+  for (; e + 4 * kLanes <= d; e += 4 * kLanes) merge_values<V, Element, 4>(p, values + e * kSize, stride, n, a, b, o + e, 4 * kLanes);
+  for (; e < d; e += kLanes) merge_values<V, Element, 1>(p, values + e * kSize, stride, n, a, b, o + e, d - e < kLanes ? d - e : kLanes);
+}
+
+template <class V, class Element>
+void attention_of(const AttentionTask& a) {
+  const int64_t rows = a.n_tok * a.group, d = a.head_dim, width = (d + kLanes - 1) / kLanes * kLanes;
+  float* const q = reinterpret_cast<float*>(a.scratch);  // [rows, width], scaled
+  float* const o = q + rows * width;                     // [rows, width]
+  float* const p = o + rows * width;                     // [rows, 32]
+  float* const state = p + rows * kAttentionBlock;       // [rows, 16], two used
+  float* const k32 = state + rows * kLanes;              // [32, width]
+  float* const v32 = k32 + kAttentionBlock * width;      // [32, width]
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* from = a.q + r / a.group * a.q_stride + r % a.group * d;
+    for (int64_t e = 0; e < d; e += kLanes) {
+      float* const to = q + r * width + e;
+      (load_upto<V>(from + e, d - e) * V{a.scale}).store(to);
+      if (d - e < kLanes)
+        for (int64_t i = d - e; i < kLanes; ++i) to[i] = 0;  // 0 * an infinite scale is not 0
+      V::zero().store(o + r * width + e);
+    }
+    state[r * kLanes] = -__builtin_inff();
+    state[r * kLanes + 1] = 0;
+  }
+  // converting a block pays once several rows share it; rows of whole vectors in f32 need no conversion
+  const bool convert = rows > 2 && (sizeof(Element) != sizeof(float) || d % kLanes != 0);
+  const int64_t n_positions = a.first_position + a.n_tok;
+  for (int64_t start = 0; start < n_positions; start += kAttentionBlock) {
+    const int64_t at = (a.page_offset + start % a.page_tokens * d) * static_cast<int64_t>(sizeof(Element));
+    const std::byte* const keys = a.k_pages[start / a.page_tokens] + at;
+    const std::byte* const values = a.v_pages[start / a.page_tokens] + at;
+    if (convert) {
+      const int64_t there = n_positions - start < kAttentionBlock ? n_positions - start : kAttentionBlock;
+      for (int64_t j = 0; j < there; ++j)
+        for (int64_t e = 0; e < d; e += kLanes) {
+          const int64_t from = (j * d + e) * static_cast<int64_t>(sizeof(Element));
+          (d - e < kLanes ? V::load(Element{}, keys + from, d - e) : V::load(Element{}, keys + from)).store(k32 + j * width + e);
+          (d - e < kLanes ? V::load(Element{}, values + from, d - e) : V::load(Element{}, values + from)).store(v32 + j * width + e);
+        }
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t seen = a.first_position + r / a.group + 1 - start;
+      if (seen <= 0) continue;
+      const int64_t n = seen < kAttentionBlock ? seen : kAttentionBlock;
+      if (convert)
+        attend_block<V, float>(q + r * width, reinterpret_cast<const std::byte*>(k32), reinterpret_cast<const std::byte*>(v32),
+                               width * static_cast<int64_t>(sizeof(float)), width, n, p + r * kAttentionBlock, state + r * kLanes, o + r * width);
+      else
+        attend_block<V, Element>(q + r * width, keys, values, d * static_cast<int64_t>(sizeof(Element)), d, n, p + r * kAttentionBlock, state + r * kLanes,
+                                 o + r * width);
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    float* const y = a.y + r / a.group * a.y_stride + r % a.group * d;
+    const V sum{state[r * kLanes + 1]};
+    for (int64_t e = 0; e < d; e += kLanes) store_upto(V::load(o + r * width + e) / sum, y + e, d - e);
+  }
+}
+
+template <class V>
+void attention(const AttentionTask& a) {
+  if (a.dtype == DType::f16) return attention_of<V, f16_t>(a);
+  attention_of<V, float>(a);
+}
+
+}  // namespace flexgen::cpu
