@@ -25,6 +25,8 @@ int run(int argc, char** argv) {
   program.get_formatter()->column_width(34);
 
   flexgen::tools::Selected selected;
+  flexgen::tools::add_convert(program, selected);
+  flexgen::tools::add_inspect(program, selected);
 
   for (CLI::App* command : program.get_subcommands({})) command->footer(kExitCodes);
   try {

@@ -22,6 +22,8 @@ namespace flexgen {
 
 class ModelFile {
  public:
+  static constexpr uint64_t kMaxJson = 64_MiB;  // of the description
+
   // Not a model file, of another version, or contradicting itself: Fault::checkpoint. A hash or the length differs: Fault::damaged.
   static ModelFile open(const std::string& path) { return open(File::open(path)); }
   static ModelFile open(File file);
@@ -77,8 +79,6 @@ class ModelFile {
   }
 
  private:
-  static constexpr uint64_t kMaxJson = 64_MiB;
-
   void read_header();
   std::vector<std::byte> read_section(const layout::Section& s, uint64_t number, std::string_view what) const;
   void read_index(std::span<const std::byte> index, std::span<const std::byte> table);

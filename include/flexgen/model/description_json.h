@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -82,6 +83,24 @@ inline ModelDescription description_from_json(const nlohmann::json& json, const 
   if (m.n_heads * m.head_dim != m.width)
     fail(Fault::checkpoint, "{}: {} heads of {} make {}, the width is {}", source, m.n_heads, m.head_dim, m.n_heads * m.head_dim, m.width);
   return m;
+}
+
+// What a model file says about itself: the text of its JSON section. generation: an object, as in generation_config.json; tokenizer:
+// file name -> text, which must be UTF-8 (Fault::checkpoint naming the file otherwise)
+inline std::string file_description(const ModelDescription& model, const std::map<std::string, std::string>& tokenizer, const nlohmann::json& generation,
+                                    const nlohmann::json& provenance, const std::string& source) {
+  for (const auto& [name, text] : tokenizer) {
+    try {
+      (void)nlohmann::json(text).dump();
+    } catch (const nlohmann::json::type_error&) {
+      fail(Fault::checkpoint, "{}/{}: found text that is not UTF-8. Download it again", source, name);
+    }
+  }
+  std::string text =
+      nlohmann::json{{"model", to_json(model)}, {"tokenizer", tokenizer}, {"generation", generation}, {"provenance", provenance}}.dump();
+  if (text.size() > ModelFile::kMaxJson)
+    fail(Fault::checkpoint, "{}: tokenizer and description: found {} bytes, allowed {}", source, with_commas(text.size()), with_commas(ModelFile::kMaxJson));
+  return text;
 }
 
 // The description in the file, after the file's records and tensors were found to be exactly the ones that it demands
