@@ -18,6 +18,7 @@
 #include "flexgen/format/json_fields.h"
 #include "flexgen/format/safetensors.h"
 #include "flexgen/format/stored_tensor.h"
+#include "flexgen/format/torch.h"
 #include "flexgen/io/file.h"
 
 namespace flexgen {
@@ -76,7 +77,7 @@ class Checkpoint {
  private:
   void add(const std::string& path) {
     files_.push_back(File::open(path));
-    auto more = read_safetensors(files_.back(), files_.size() - 1);
+    auto more = (path.ends_with(".safetensors") ? read_safetensors : read_torch)(files_.back(), files_.size() - 1);
     tensors_.insert(tensors_.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
   }
 
