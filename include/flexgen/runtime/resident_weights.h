@@ -10,7 +10,6 @@
 #include "flexgen/base/thread_pool.h"
 #include "flexgen/format/model_file.h"
 #include "flexgen/memory/buffer.h"
-#include "flexgen/model/records.h"
 #include "flexgen/runtime/weight_stream.h"
 #include "flexgen/tensor/half.h"
 
@@ -18,11 +17,10 @@ namespace flexgen {
 
 class ResidentWeights final : public WeightStream {
  public:
-  // Reads every record of the file and verifies every block's hash; progress(bytes so far), from any thread. What the file holds must be
-  // what `model` needs, in that order: else a Fault::checkpoint that names the tensor.
-  ResidentWeights(const ModelFile& file, const ModelDescription& model, ThreadPool& pool, const std::function<void(uint64_t)>& progress = {},
-                  const std::atomic<bool>* stop = nullptr) {
-    check_tensors(file, model);
+  // Reads every record of the file and verifies every block's hash; progress(bytes so far), from any thread. The file's records are those
+  // of its description, in that order (stored_description has checked it). With *stop set, throws Fault::interrupted.
+  explicit ResidentWeights(const ModelFile& file, ThreadPool& pool, const std::function<void(uint64_t)>& progress = {},
+                           const std::atomic<bool>* stop = nullptr) {
     std::vector<Buffer> buffers;
     for (const FileRecord& r : file.records()) buffers.emplace_back(r.bytes);
     read(file, buffers, pool, progress, stop);
@@ -51,25 +49,6 @@ class ResidentWeights final : public WeightStream {
   };
 
   const Tensor& tensor(TensorRef t) const { return tensors_[t.record][t.tensor]; }
-
-  static void check_tensors(const ModelFile& file, const ModelDescription& model) {
-    const std::vector<RecordSpec> want = records(model);
-    const std::string& path = file.file().path();
-    if (file.records().size() != want.size())
-      fail(Fault::checkpoint, "{}: found {} records, its description needs {}. Convert the checkpoint again", path, file.records().size(), want.size());
-    for (size_t r = 0; r < want.size(); ++r) {
-      const FileRecord& got = file.records()[r];
-      if (got.name != want[r].name || got.n_tensors != want[r].tensors.size())
-        fail(Fault::checkpoint, "{}: record {} is '{}' with {} tensors, its description needs '{}' with {}. Convert the checkpoint again", path, r,
-             printable(got.name), got.n_tensors, want[r].name, want[r].tensors.size());
-      for (size_t t = 0; t < want[r].tensors.size(); ++t) {
-        const FileTensor& x = file.tensors()[got.first_tensor + t];
-        if (x.name != want[r].tensors[t].name || x.shape != want[r].tensors[t].shape)
-          fail(Fault::checkpoint, "{}: tensor '{}' is {}, its description needs '{}' as {}. Convert the checkpoint again", path, printable(x.name),
-               to_string(x.shape), want[r].tensors[t].name, to_string(want[r].tensors[t].shape));
-      }
-    }
-  }
 
   // Whole blocks, a few MiB a task; the direct path where the file system has one.
   static void read(const ModelFile& file, std::vector<Buffer>& buffers, ThreadPool& pool, const std::function<void(uint64_t)>& progress,

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// Perplexity of a model on a text with a sliding window (https://huggingface.co/docs/transformers/perplexity, with exact counts):
+// windows begin every `stride` tokens and are `max_length` long; a token is scored once, in the first window that holds it, given all
+// earlier tokens of that window; a token that opens that window is not scored. Windows are independent sequences and share sweeps.
+#pragma once
+
+#include <cmath>
+#include <functional>
+#include <unordered_map>
+#include <vector>
+
+#include "flexgen/engine/softmax.h"
+#include "flexgen/runtime/sweep.h"
+
+namespace flexgen {
+
+struct PerplexityOptions {
+  int64_t max_length = 512;   // tokens of a window, 2 .. max_positions
+  int64_t stride = 256;       // 1 .. max_length
+  int64_t gpu_batch_size = 16;
+  int64_t num_gpu_batches = 4;
+  int64_t micro_batch_tokens = 512;
+  DType kv_dtype = DType::f32;
+};
+
+struct PerplexityResult {
+  int64_t tokens = 0;  // scored
+  double nll = 0;      // mean over them, natural logarithm
+  double perplexity() const { return std::exp(nll); }
+};
+
+// tokens: of the whole text, each in [0, vocab); progress(tokens scored so far, tokens to score). Fault::usage for lengths out of range or
+// a text of fewer than 2 tokens.
+inline PerplexityResult perplexity(const ModelDescription& model, const Backend& backend, ThreadPool& pool, WeightStream& weights,
+                                   std::span<const int32_t> tokens, const PerplexityOptions& o,
+                                   const std::function<void(int64_t, int64_t)>& progress = {}, const std::atomic<bool>* stop = nullptr) {
+  if (o.max_length < 2 || o.max_length > model.max_positions)
+    fail(Fault::usage, "max-length: found {}, allowed 2 to the model's {}", o.max_length, model.max_positions);
+  if (o.stride < 1 || o.stride > o.max_length) fail(Fault::usage, "stride: found {}, allowed 1 to max-length, which is {}", o.stride, o.max_length);
+  const auto n = static_cast<int64_t>(tokens.size());
+  if (n < 2) fail(Fault::usage, "the text has {} tokens, at least 2 are needed to score one", n);
+
+  struct Window {
+    int64_t begin, end, first_scored;
+  };
+  std::vector<Window> windows;
+  int64_t to_score = 0;
+  for (int64_t begin = 0, done = 0; done < n; begin += o.stride) {
+    const int64_t end = std::min(begin + o.max_length, n);
+    windows.push_back({begin, end, std::max(done, begin + 1)});
+    to_score += std::max<int64_t>(0, end - windows.back().first_scored);
+    done = end;
+  }
+
+  const int64_t block = o.gpu_batch_size * o.num_gpu_batches;
+  const KvLayout layout{o.kv_dtype, model.n_kv_heads, model.head_dim, kAttentionBlock};
+  const auto pages = static_cast<uint64_t>(2 * model.n_layers * div_up(o.max_length, layout.page_tokens) * block);
+  KvStore cache(model.n_layers, layout, pages * round_up<uint64_t>(layout.page_bytes(), 4096));
+  Sweep sweep(model, backend, {&pool, nullptr}, weights, cache);
+
+  PerplexityResult result;
+  double total = 0;
+  for (size_t first = 0; first < windows.size(); first += static_cast<size_t>(block)) {
+    const size_t last = std::min(windows.size(), first + static_cast<size_t>(block));
+    std::unordered_map<SequenceId, const Window*> by_sequence;
+    std::vector<Span> spans;
+    for (size_t i = first; i < last; ++i) {
+      const Window& w = windows[i];
+      if (w.first_scored >= w.end) continue;
+      const SequenceId id = cache.create();
+      by_sequence[id] = &w;
+      // logits of token t - 1 score token t; those of the window's last token score nothing
+      spans.push_back({id, {tokens.begin() + w.begin, tokens.begin() + w.end - 1}, 0, w.first_scored - 1 - w.begin});
+    }
+    const SweepPlan plan = pack(std::move(spans), o.gpu_batch_size, o.micro_batch_tokens);
+    sweep.run(
+        plan,
+        [&](const LogitsRow& row) {
+          const Span& s = plan.micro_batches[row.micro_batch].spans[row.span];
+          const int64_t next = by_sequence.at(s.sequence)->begin + s.first_position + row.token + 1;
+          total -= LogSoftmax(row.values)[static_cast<size_t>(tokens[static_cast<size_t>(next)])];
+          ++result.tokens;
+          if (progress) progress(result.tokens, to_score);
+        },
+        stop);
+    for (const auto& [id, window] : by_sequence) cache.drop(id);
+  }
+  result.nll = total / static_cast<double>(result.tokens);
+  if (!std::isfinite(result.nll)) fail(Fault::damaged, "the model's logits are not finite numbers. The weights are damaged or overflow in this number format");
+  return result;
+}
+
+}  // namespace flexgen
