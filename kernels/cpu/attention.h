@@ -3,6 +3,7 @@
 // (token, query head) pair. For each block of 32 positions all rows are served, so that a converted block is used many times.
 #pragma once
 
+#include "flexgen/ops/math.h"
 #include "kernels/cpu/rows.h"
 
 namespace flexgen::cpu {

@@ -3,6 +3,8 @@
 // it, so tile shapes, K blocks and token counts never change a bit.
 #pragma once
 
+#include "flexgen/ops/math.h"
+#include "flexgen/tensor/half.h"
 #include "kernels/cpu/kernels.h"
 
 namespace flexgen::cpu {

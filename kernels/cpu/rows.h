@@ -2,6 +2,7 @@
 // Inner loops over one row: layer_norm, and the conversions of embed and kv_append. Templates over V, 16 f32 lanes.
 #pragma once
 
+#include "flexgen/tensor/half.h"
 #include "kernels/cpu/kernels.h"
 
 namespace flexgen::cpu {
