@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sweep against HF's logits, and against itself: however tokens are cut into spans, micro-batches and row blocks, on whatever
+// instruction set and however many threads, logits have the same bits.
+#include "flexgen/runtime/sweep.h"
+
+#include <cstring>
+
+#include "kernels/registry.h"
+#include "support/errors.h"
+#include "support/golden.h"
+
+using namespace flexgen;
+using testing::CheckpointWeights;
+using testing::Golden;
+using testing::GoldenSequence;
+
+namespace {
+
+struct Shape3 {
+  int64_t max_spans, max_tokens, piece;  // tokens of a sequence that a sweep takes at most
+};
+
+// logits of every position of every sequence, [n_tok, V] each
+std::vector<std::vector<float>> all_logits(const Golden& g, const std::vector<GoldenSequence>& sequences, const Backend& backend, int threads, Shape3 shape,
+                                           DType kv = DType::f32, int64_t page_tokens = 32, SweepOptions options = {}, int64_t block_rows = 48) {
+  ThreadPool pool(threads);
+  CheckpointWeights weights(g.checkpoint, g.sources, block_rows);
+  KvStore cache(g.model().n_layers, {kv, g.model().n_kv_heads, g.model().head_dim, page_tokens}, 256_MiB);
+  Sweep sweep(g.model(), backend, {&pool, nullptr}, weights, cache, options);
+  std::vector<std::vector<int32_t>> tokens;
+  std::vector<SequenceId> ids;
+  std::vector<std::vector<float>> out;
+  for (const GoldenSequence& s : sequences) {
+    auto& t = tokens.emplace_back(s.prompt_tokens);
+    t.insert(t.end(), s.tokens.begin(), s.tokens.end() - 1);
+    ids.push_back(cache.create());
+    out.emplace_back(t.size() * static_cast<size_t>(g.model().vocab), std::nanf(""));
+  }
+  for (bool more = true; more;) {
+    more = false;
+    std::vector<Span> spans;
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      const int64_t done = cache.length(ids[i]), n = std::min<int64_t>(shape.piece, static_cast<int64_t>(tokens[i].size()) - done);
+      if (n == 0) continue;
+      more = true;
+      spans.push_back({ids[i], {tokens[i].begin() + done, tokens[i].begin() + done + n}, done, 0});
+    }
+    const SweepPlan plan = pack(std::move(spans), shape.max_spans, shape.max_tokens);
+    sweep.run(plan, [&](const LogitsRow& row) {
+      const Span& s = plan.micro_batches[row.micro_batch].spans[row.span];
+      const size_t i = static_cast<size_t>(std::find(ids.begin(), ids.end(), s.sequence) - ids.begin());
+      std::copy(row.values.begin(), row.values.end(), out[i].begin() + (s.first_position + row.token) * g.model().vocab);
+    });
+    for (const MicroBatch& m : plan.micro_batches)
+      for (const Span& s : m.spans) cache.commit(s.sequence, s.n_tok());
+  }
+  return out;
+}
+
+// largest difference over the largest logit; infinity where anything is not a number
+double relative_error(const std::vector<float>& got, const std::vector<float>& want) {
+  if (got.size() != want.size()) return INFINITY;
+  double worst = 0, largest = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double d = std::abs(static_cast<double>(got[i]) - static_cast<double>(want[i]));
+    if (!(d <= worst)) worst = std::isfinite(d) ? d : INFINITY;
+    largest = std::max(largest, std::abs(static_cast<double>(want[i])));
+  }
+  return worst / largest;
+}
+
+bool same_bits(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b) {
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; i < a.size(); ++i)
+    if (a[i].size() != b[i].size() || std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0) return false;
+  return true;
+}
+
+}  // namespace
+
+TEST_CASE("logits equal HF's on every golden checkpoint, alone and in ragged batches", "[runtime][golden]") {
+  for (const std::string& folder : testing::golden_folders()) {
+    const Golden g(folder);
+    for (const Backend* b : backends()) {
+      if (b->name == "portable" && g.sequences.front().tokens.size() > 100) continue;  // std::fma in software: minutes
+      CAPTURE(g.name, b->name);
+      const auto batch = all_logits(g, g.sequences, *b, 2, {16, 64, 1000});
+      for (size_t i = 0; i < g.sequences.size(); ++i) {
+        CAPTURE(i);
+        CHECK(relative_error(batch[i], g.sequences[i].logits) < 1e-5);
+        const auto alone = all_logits(g, {g.sequences[i]}, *b, 1, {1, 512, 1000});
+        CHECK(same_bits(alone, {batch[i]}));
+      }
+    }
+  }
+}
+
+TEST_CASE("logits have the same bits however the work is cut", "[runtime]") {
+  for (const std::string& folder : {testing::test_data("golden/postnorm-proj-f16"), testing::test_data("golden/head128-bf16-sharded")}) {
+    const Golden g(folder);
+    CAPTURE(g.name);
+    const Backend* fast = backends().front();
+    const auto want = all_logits(g, g.sequences, *fast, 1, {16, 512, 1000});
+    for (const Backend* b : backends()) {
+      if (b->name == "ref") continue;  // accumulates in double
+      CAPTURE(b->name);
+      CHECK(same_bits(all_logits(g, g.sequences, *b, 3, {2, 5, 7}), want));
+    }
+    CHECK(same_bits(all_logits(g, g.sequences, *fast, 2, {1, 1, 1}), want));
+    CHECK(same_bits(all_logits(g, g.sequences, *fast, 2, {3, 9, 1000}, DType::f32, 64), want));
+    CHECK(same_bits(all_logits(g, g.sequences, *fast, 2, {3, 9, 1000}, DType::f32, 32, {.activation_bytes = 0, .logits_bytes = 0}), want));
+    CHECK(same_bits(all_logits(g, g.sequences, *fast, 2, {16, 512, 1000}, DType::f32, 32, {}, 7), want));
+    const auto half = all_logits(g, g.sequences, *fast, 1, {16, 512, 1000}, DType::f16);
+    CHECK(!same_bits(half, want));
+    CHECK(same_bits(all_logits(g, g.sequences, *fast, 2, {2, 5, 3}, DType::f16), half));
+    for (size_t i = 0; i < half.size(); ++i) CHECK(relative_error(half[i], want[i]) < 2e-3);
+  }
+}
+
+TEST_CASE("a stopped sweep throws and commits nothing", "[runtime]") {
+  const Golden g(testing::test_data("golden/prenorm-f16-bin"));
+  ThreadPool pool(1);
+  CheckpointWeights weights(g.checkpoint, g.sources);
+  KvStore cache(g.model().n_layers, {DType::f32, g.model().n_kv_heads, g.model().head_dim, 32}, 64_MiB);
+  Sweep sweep(g.model(), *backends().front(), {&pool, nullptr}, weights, cache);
+  const SequenceId id = cache.create();
+  const SweepPlan plan = pack({{id, g.sequences[0].prompt_tokens, 0, 0}}, 1, 512);
+  const std::atomic<bool> stop{true};
+  CHECK_FAULT(sweep.run(plan, [](const LogitsRow&) { FAIL("logits"); }, &stop), Fault::interrupted, "stopped");
+  CHECK(cache.length(id) == 0);
+  size_t rows = 0;
+  sweep.run(plan, [&](const LogitsRow&) { ++rows; });
+  CHECK(rows == g.sequences[0].prompt_tokens.size());
+  sweep.run({}, [](const LogitsRow&) { FAIL("logits of nothing"); });
+  CHECK_FAULT(sweep.run(pack({{id, {1}, g.model().max_positions, 0}}, 1, 1), {}), Fault::internal, "positions");
+}
