@@ -21,18 +21,22 @@
 
 namespace flexgen::tools {
 
-// done_bytes of total_bytes after elapsed_s; the text of the line
-inline std::string progress_line(const std::string& title, uint64_t done_bytes, uint64_t total_bytes, double elapsed_s) {
+// What is counted
+enum class ProgressUnit { bytes, tokens };
+
+// done of total after elapsed_s; the text of the line
+inline std::string progress_line(const std::string& title, uint64_t done, uint64_t total, double elapsed_s, ProgressUnit unit = ProgressUnit::bytes) {
+  const auto amount = [unit](uint64_t n) { return unit == ProgressUnit::bytes ? format_bytes(n) : with_commas(n) + " tokens"; };
   constexpr size_t kBar = 24;
-  const double share = total_bytes == 0 ? 1.0 : std::min(1.0, static_cast<double>(done_bytes) / static_cast<double>(total_bytes));
-  const double rate = elapsed_s > 0 ? static_cast<double>(done_bytes) / elapsed_s : 0;
+  const double share = total == 0 ? 1.0 : std::min(1.0, static_cast<double>(done) / static_cast<double>(total));
+  const double rate = elapsed_s > 0 ? static_cast<double>(done) / elapsed_s : 0;
   const auto filled = static_cast<size_t>(share * kBar);
   std::string bar(filled, '=');
   if (filled < kBar) bar += '>';
-  std::string line = fmt::format("{}  [{:<{}}] {:3.0f} %   {} of {}   {}/s", title, bar, kBar, std::floor(share * 100), format_bytes(done_bytes),
-                                 format_bytes(total_bytes), format_bytes(static_cast<uint64_t>(rate)));
-  if (rate > 0 && done_bytes < total_bytes) {
-    const auto left = static_cast<uint64_t>(std::ceil(static_cast<double>(total_bytes - done_bytes) / rate));
+  std::string line = fmt::format("{}  [{:<{}}] {:3.0f} %   {} of {}   {}/s", title, bar, kBar, std::floor(share * 100), amount(done),
+                                 amount(total), amount(static_cast<uint64_t>(rate)));
+  if (rate > 0 && done < total) {
+    const auto left = static_cast<uint64_t>(std::ceil(static_cast<double>(total - done) / rate));
     line += left >= 3600 ? fmt::format("   {}:{:02}:{:02} left", left / 3600, left / 60 % 60, left % 60) : fmt::format("   {}:{:02} left", left / 60, left % 60);
   }
   return line;
@@ -41,9 +45,9 @@ inline std::string progress_line(const std::string& title, uint64_t done_bytes, 
 // Watches a counter that the work advances, from its own thread, for as long as it lives.
 class Progress {
  public:
-  // done_bytes outlives this
-  Progress(std::string title, const std::atomic<uint64_t>& done_bytes, uint64_t total_bytes)
-      : title_(std::move(title)), done_bytes_(done_bytes), total_bytes_(total_bytes) {
+  // done outlives this
+  Progress(std::string title, const std::atomic<uint64_t>& done, uint64_t total, ProgressUnit unit = ProgressUnit::bytes)
+      : title_(std::move(title)), done_(done), total_(total), unit_(unit) {
     if (::isatty(STDERR_FILENO) == 1) thread_ = std::thread([this] { watch(); });
   }
   Progress(const Progress&) = delete;
@@ -68,7 +72,7 @@ class Progress {
     bool shown = false;
     for (auto pause = kQuiet; !wake_.wait_for(lock, pause, [this] { return stop_; }); pause = kStep) {
       const double elapsed_s = std::chrono::duration<double>(Clock::now() - start).count();
-      fmt::print(stderr, "\r{}\x1b[K", progress_line(title_, done_bytes_.load(std::memory_order_relaxed), total_bytes_, elapsed_s));
+      fmt::print(stderr, "\r{}\x1b[K", progress_line(title_, done_.load(std::memory_order_relaxed), total_, elapsed_s, unit_));
       std::fflush(stderr);
       shown = true;
     }
@@ -76,8 +80,9 @@ class Progress {
   }
 
   std::string title_;
-  const std::atomic<uint64_t>& done_bytes_;
-  uint64_t total_bytes_;
+  const std::atomic<uint64_t>& done_;
+  uint64_t total_;
+  ProgressUnit unit_;
   std::mutex mutex_;
   std::condition_variable wake_;
   bool stop_ = false;

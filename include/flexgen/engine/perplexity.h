@@ -29,11 +29,11 @@ struct PerplexityResult {
   double perplexity() const { return std::exp(nll); }
 };
 
-// tokens: of the whole text, each in [0, vocab); progress(tokens scored so far, tokens to score). Fault::usage for lengths out of range or
+// tokens: of the whole text, each in [0, vocab); progress(tokens scored so far). Fault::usage for lengths out of range or
 // a text of fewer than 2 tokens.
 inline PerplexityResult perplexity(const ModelDescription& model, const Backend& backend, ThreadPool& pool, WeightStream& weights,
                                    std::span<const int32_t> tokens, const PerplexityOptions& o,
-                                   const std::function<void(int64_t, int64_t)>& progress = {}, const std::atomic<bool>* stop = nullptr) {
+                                   const std::function<void(int64_t)>& progress = {}, const std::atomic<bool>* stop = nullptr) {
   if (o.max_length < 2 || o.max_length > model.max_positions)
     fail(Fault::usage, "max-length: found {}, allowed 2 to the model's {}", o.max_length, model.max_positions);
   if (o.stride < 1 || o.stride > o.max_length) fail(Fault::usage, "stride: found {}, allowed 1 to max-length, which is {}", o.stride, o.max_length);
@@ -44,11 +44,9 @@ inline PerplexityResult perplexity(const ModelDescription& model, const Backend&
     int64_t begin, end, first_scored;
   };
   std::vector<Window> windows;
-  int64_t to_score = 0;
   for (int64_t begin = 0, done = 0; done < n; begin += o.stride) {
     const int64_t end = std::min(begin + o.max_length, n);
     windows.push_back({begin, end, std::max(done, begin + 1)});
-    to_score += std::max<int64_t>(0, end - windows.back().first_scored);
     done = end;
   }
 
@@ -80,7 +78,7 @@ inline PerplexityResult perplexity(const ModelDescription& model, const Backend&
           const int64_t next = by_sequence.at(s.sequence)->begin + s.first_position + row.token + 1;
           total -= LogSoftmax(row.values)[static_cast<size_t>(tokens[static_cast<size_t>(next)])];
           ++result.tokens;
-          if (progress) progress(result.tokens, to_score);
+          if (progress) progress(result.tokens);
         },
         stop);
     for (const auto& [id, window] : by_sequence) cache.drop(id);
