@@ -350,6 +350,8 @@ TEST_CASE("a dialogue computes only what is new, and gives the tokens of the who
   b.engine.close_session(session);
   b.engine.submit(b.greedy(1));
   CHECK(b.run().at({7, 0}).tokens == g.sequences[1].tokens);
+  b.engine.submit(r);
+  CHECK(b.run().at({8, 0}).error == fmt::format("there is no dialogue {}", session));
 }
 
 TEST_CASE("requests may come from other threads while the engine steps", "[engine]") {

@@ -19,9 +19,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "flexgen/engine/generated_text.h"
-#include "flexgen/engine/request.h"
-#include "flexgen/engine/sampler.h"
+#include "flexgen/engine/serving.h"
 #include "flexgen/engine/statistics.h"
 #include "flexgen/runtime/kv_store.h"
 #include "flexgen/runtime/sweep.h"
@@ -129,40 +127,6 @@ class Engine {
   }
 
  private:
-  struct Session {
-    std::vector<int32_t> tokens;
-    SequenceId kv = 0;
-    size_t reserved = 0;  // pages
-    bool busy = false;
-  };
-
-  // A request that is being served
-  struct Group {
-    RequestId id = 0;
-    Request request;
-    SequenceId base = 0;         // several samples: the prompt's pages
-    std::vector<float> logits;   // several samples: of the prompt's last token
-    bool prompt_done = false;
-    int started = 0, ended = 0, running = 0;  // samples
-    size_t sample_pages = 0;     // what one sample may need
-    size_t reserved = 0;         // pages held for this group
-    bool cancelled = false;
-
-    int n_samples() const { return static_cast<int>(request.settings.num_return_sequences); }
-  };
-
-  // A sequence with a place in the block: a prompt that is being computed, or a sample
-  struct Sequence {
-    Group* group = nullptr;
-    int sample = 0;
-    SequenceId kv = 0;
-    std::vector<int32_t> context;  // prompt and new tokens
-    size_t n_prompt = 0;
-    Sampler sampler;
-    GeneratedText text;
-    bool ended = false;
-  };
-
   // What a row of logits gave, kept until the sweep's tokens are committed
   struct Row {
     Sequence* sequence = nullptr;
@@ -207,29 +171,6 @@ class Engine {
     }
   }
 
-  // why a request cannot be served; empty: it can
-  std::string objection(const Request& r) const {
-    const size_t before = r.session ? sessions_.at(*r.session).tokens.size() : 0;
-    if (r.prompt.empty()) return "the prompt has no tokens";
-    for (const int32_t t : r.prompt)
-      if (t < 0 || t >= model_.vocab) return fmt::format("token {} in the prompt: allowed 0 to {}", t, model_.vocab - 1);
-    if (before + r.prompt.size() > static_cast<size_t>(model_.max_positions)) {
-      if (before > 0)
-        return fmt::format("the context is full: {} tokens with this prompt, the model takes {}. Start anew (/reset)", with_commas(before + r.prompt.size()),
-                           with_commas(static_cast<uint64_t>(model_.max_positions)));
-      return fmt::format("the prompt has {} tokens, the model takes {}", with_commas(r.prompt.size()), with_commas(static_cast<uint64_t>(model_.max_positions)));
-    }
-    try {
-      check(r.settings);
-    } catch (const Error& e) {
-      return e.what();
-    }
-    if (!r.settings.stop.empty() && !tokenizer_) return "stop strings need a tokenizer, and the model has none";
-    if (r.session && r.settings.num_return_sequences > 1) return "a dialogue takes one answer at a time";
-    if (r.session && sessions_.at(*r.session).busy) return "the dialogue is still answering";
-    return "";
-  }
-
   size_t n_context(const Request& r) const { return r.prompt.size() + (r.session ? sessions_.at(*r.session).tokens.size() : 0); }
 
   // pages a sequence of this request fills at most: its last token is never computed
@@ -242,12 +183,15 @@ class Engine {
     start_ready_samples(events);
     while (!waiting_.empty() && running_.size() < block_size()) {
       Group& g = *waiting_.front();
-      std::string why = objection(g.request);
+      const auto at = g.request.session ? sessions_.find(*g.request.session) : sessions_.end();
+      const Session* session = at == sessions_.end() ? nullptr : &at->second;
+      std::string why = g.request.session && !session ? fmt::format("there is no dialogue {}", *g.request.session)
+                                                      : objection(g.request, model_, tokenizer_ != nullptr, session);
       size_t need = 0;
       if (why.empty()) {
         g.sample_pages = pages_for(g.request);
         need = g.sample_pages + (g.n_samples() > 1 ? cache_.pages_for(static_cast<int64_t>(g.request.prompt.size())) : 0);
-        const size_t held = g.request.session ? sessions_.at(*g.request.session).reserved : 0;
+        const size_t held = session ? session->reserved : 0;
         if (reserved_ - held + need > cache_.pool().max_pages()) {
           if (!running_.empty()) return;  // room will come
           why = fmt::format("its KV cache needs {}, allowed {}. Lower max_new_tokens or give more memory", format_bytes(need * cache_.pool().page_bytes()),
