@@ -27,8 +27,10 @@ int run(int argc, char** argv) {
   flexgen::tools::Selected selected;
   flexgen::tools::add_convert(program, selected);
   flexgen::tools::add_inspect(program, selected);
+  flexgen::tools::add_generate(program, selected);
+  flexgen::tools::add_cache(program, selected);
 
-  for (CLI::App* command : program.get_subcommands({})) command->footer(kExitCodes);
+  for (CLI::App* command : program.get_subcommands({})) command->footer(command->get_footer() + kExitCodes);
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+// flexgen generate: prompts in, their continuations out, all of them in one ragged batch.
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tools/answers.h"
+#include "tools/command.h"
+#include "tools/engine_options.h"
+#include "tools/generation_options.h"
+#include "tools/loaded_model.h"
+#include "tools/prompts.h"
+#include "tools/run_statistics.h"
+#include "tools/small_file.h"
+#include "tools/standard_output.h"
+#include "tools/terminal_text.h"
+
+namespace flexgen::tools {
+
+namespace {
+
+constexpr const char* kExamples =
+    "Prompts come from --prompt, then --prompt-tokens, then --prompt-file; without any of them from standard input, one a line.\n"
+    "A .jsonl file has an object a line: prompt or prompt_tokens, perhaps an id, and settings for that line under their HF names:\n"
+    "  {\"prompt\": \"Once upon a time\", \"id\": \"tale\", \"do_sample\": true, \"temperature\": 0.8, \"stop\": [\"\\n\\n\"]}\n"
+    "Settings: a line's own, else the command line's, else the model's generation_config.json, else HF's defaults.\n"
+    "\n"
+    "Examples:\n"
+    "  flexgen generate --model opt-125m.flex --prompt \"In the beginning\"\n"
+    "  flexgen generate --model opt-125m.flex --prompt \"HAMLET:\" --do-sample --temperature 0.8 --seed 7 --num-return-sequences 3\n"
+    "  flexgen generate --model ./opt-125m --prompt-file prompts.jsonl --json > answers.jsonl\n"
+    "\n";
+
+struct Options {
+  std::string model;
+  PromptSources sources;
+  GenerationOptions generation;
+  EngineFlags engine;
+  bool json = false, stats = false, parse_special = false, hide_prompt = false;
+  std::string stats_json;
+};
+
+// Settings before any line's own
+GenerationSettings run_settings(const Options& o) {
+  GenerationSettings s;
+  apply_generation_config(s, generation_config(o.model), o.model + ": generation_config.json");
+  o.generation.apply(s);
+  if (o.generation.logprobs && !o.json) fail(Fault::usage, "--logprobs: found without --json, allowed with it: they are a field of its objects");
+  check(s);
+  if (const std::string unused = o.generation.unused(s); !unused.empty())
+    fmt::print(stderr, "warning: {} {} no effect without --do-sample\n", unused, unused.find(',') == unused.npos ? "has" : "have");
+  return s;
+}
+
+// Shows answers as they come from Answers, as text or as JSON
+class Printer {
+ public:
+  Printer(const Options& options, const std::vector<Prompt>& prompts, const std::vector<std::string>& texts, StandardOutput& out)
+      : options_(options), prompts_(prompts), texts_(texts), out_(out), terminal_(StandardOutput::is_terminal()) {}
+
+  void operator()(const Answer& a, size_t from) {
+    if (options_.json) {
+      if (a.ended) out_.write(json(a) + "\n");
+    } else if (a.reason == FinishReason::error) {
+      show_error(a, from);
+    } else {
+      show_text(a, from);
+    }
+  }
+
+ private:
+  std::string json(const Answer& a) const {
+    const Prompt& p = prompts_[a.index];
+    const Json text = p.text || tokenized_ ? Json(texts_[a.index]) : Json();
+    return answer_json(a, p.id, text, p.tokens, p.settings.logprobs.has_value());
+  }
+
+  void show_text(const Answer& a, size_t from) {
+    if (!open_) begin(a);
+    put(std::string_view(a.text).substr(from));
+    if (a.ended) end();
+  }
+
+  // What there is of its text stays; the error goes to standard error.
+  void show_error(const Answer& a, size_t from) {
+    if (open_ || !a.text.empty()) show_text(a, from);
+    out_.flush();
+    fmt::print(stderr, "error: prompt {}{}: {}\n", a.index, a.tokens.empty() ? "" : fmt::format(", sample {}", a.sample), printable(a.error));
+  }
+
+  void begin(const Answer& a) {
+    open_ = true;
+    if (n_shown_++ > 0) out_.write("\n");
+    if (options_.hide_prompt) return;
+    if (terminal_) out_.write("\x1b[1m");
+    put(texts_[a.index]);
+    if (terminal_) out_.write("\x1b[0m");
+  }
+  void end() {
+    open_ = false;
+    out_.write("\n");
+  }
+  void put(std::string_view text) {
+    if (terminal_) out_.write(terminal_safe(text));
+    else out_.write(text);
+  }
+
+  const Options& options_;
+  const std::vector<Prompt>& prompts_;
+  const std::vector<std::string>& texts_;  // of the prompts
+  StandardOutput& out_;
+  bool terminal_;
+  bool open_ = false;  // an answer has begun and not ended
+  size_t n_shown_ = 0;
+
+ public:
+  bool tokenized_ = true;  // the model has a tokenizer
+};
+
+// Runs all prompts. Submits ahead of the engine, but not everything: what waits costs memory.
+class Run {
+ public:
+  Run(const Options& options, LoadedModel& loaded, std::vector<Prompt>& prompts)
+      : options_(options),
+        loaded_(loaded),
+        prompts_(prompts),
+        texts_(prompts.size()),
+        printer_(options, prompts, texts_, out_),
+        answers_([this](const Answer& a, size_t from) { printer_(a, from); }) {
+    printer_.tokenized_ = loaded.model().tokenizer() != nullptr;
+    for (const Prompt& p : prompts)
+      if (p.text) loaded.tokenizer();  // says that there is none before anything runs
+  }
+
+  // 0, 1 where prompts failed, 130 where the user stopped it
+  int run() {
+    try {
+      while (!out_.closed() && (next_ < prompts_.size() || !loaded_.engine().idle())) {
+        submit_ahead();
+        for (const Event& e : loaded_.engine().step(&interrupted)) answers_.take(e);
+        answers_.show();
+        out_.flush();
+      }
+    } catch (const Error& e) {
+      if (e.fault() != Fault::interrupted) throw;
+      answers_.show_ended();
+      out_.flush();
+      fmt::print(stderr, "\ninterrupted\n");
+      return exit_code(Fault::interrupted);
+    }
+    return answers_.n_failed() > 0 ? 1 : 0;
+  }
+
+ private:
+  void submit_ahead() {
+    const EngineOptions& o = loaded_.engine().options();
+    const auto ahead = static_cast<size_t>(2 * o.gpu_batch_size * o.num_gpu_batches);
+    for (; next_ < prompts_.size() && answers_.n_requests() < ahead; ++next_) {
+      Prompt& p = prompts_[next_];
+      const Tokenizer* tokenizer = loaded_.model().tokenizer();
+      if (p.text) {
+        texts_[next_] = std::move(*p.text);
+        p.text = "";
+        p.tokens = tokenizer->encode(texts_[next_], options_.parse_special);
+      } else if (tokenizer) {
+        texts_[next_] = tokenizer->decode(p.tokens, /*skip_special=*/true);
+      }
+      const RequestId id = loaded_.engine().submit({p.key(next_), p.tokens, p.settings, std::nullopt});
+      answers_.submitted(id, next_, p.settings.num_return_sequences);
+    }
+  }
+
+  const Options& options_;
+  LoadedModel& loaded_;
+  std::vector<Prompt>& prompts_;
+  std::vector<std::string> texts_;
+  size_t next_ = 0;
+  StandardOutput out_;
+  Printer printer_;
+  Answers answers_;
+};
+
+int generate(const Options& o) {
+  o.engine.check();
+  catch_interrupts();
+  const GenerationSettings settings = run_settings(o);
+  if (o.sources.empty() && ::isatty(STDIN_FILENO) == 1) fmt::print(stderr, "prompts, one a line; end with Ctrl-D\n");
+  std::vector<Prompt> prompts = collect_prompts(o.sources, settings);
+  std::optional<SmallFile> stats_file;
+  if (!o.stats_json.empty()) stats_file.emplace(o.stats_json);
+
+  LoadedModel loaded(o.model, o.engine);
+  const Stopwatch watch;
+  const int result = Run(o, loaded, prompts).run();
+  const RunStatistics statistics{.model = loaded.path(),
+                                 .isa = std::string(loaded.isa().name),
+                                 .kv_dtype = std::string(name(loaded.engine().options().kv_dtype)),
+                                 .threads = loaded.n_threads(),
+                                 .load_s = loaded.load_s(),
+                                 .generate_s = watch.seconds(),
+                                 .engine = loaded.engine().statistics()};
+  if (o.stats || ::isatty(STDERR_FILENO) == 1) fmt::print(stderr, "\n{}", table(statistics));
+  if (stats_file) stats_file->commit(to_json(statistics).dump(1) + "\n");
+  return result;
+}
+
+}  // namespace
+
+void add_generate(CLI::App& program, Selected& selected) {
+  auto o = std::make_shared<Options>();
+  CLI::App* c = program.add_subcommand("generate", "Continue prompts: text that streams, or JSON");
+  c->footer(kExamples);
+  c->add_option("--model", o->model, "Model file, or HuggingFace folder: converted once into a cache (flexgen cache)")->required()->type_name("PATH")->group("Model and prompts");
+  add_text_list(*c, "--prompt", o->sources.texts, "A prompt; repeatable. Write --prompt=TEXT where TEXT begins with a dash")->type_name("TEXT")->group("Model and prompts");
+  add_text_list(*c, "--prompt-tokens", o->sources.tokens, "A prompt as token ids, as in 2,100,5; repeatable")->type_name("IDS")->group("Model and prompts");
+  add_text_list(*c, "--prompt-file", o->sources.files, "A prompt a line (blank ones are skipped), or JSON lines where the name ends in .jsonl; - is standard input; repeatable")
+      ->type_name("FILE")
+      ->group("Model and prompts");
+  c->add_flag("--parse-special", o->parse_special, "Control tokens such as </s> that are spelled out in a prompt become that token")->group("Model and prompts");
+
+  add_generation_options(*c, o->generation);
+  c->add_option("--num-return-sequences", o->generation.num_return_sequences, "Samples of each prompt, with --do-sample [1]")->type_name("N")->group("Choice of tokens");
+
+  add_engine_options(*c, o->engine);
+
+  c->add_flag("--json", o->json, "One JSON object a line and sequence, in the order of the prompts")->group("Output");
+  c->add_option("--logprobs", o->generation.logprobs, "With --json: log-probability of each token and of the N likeliest")->type_name("N")->group("Output");
+  c->add_flag("--hide-prompt", o->hide_prompt, "Print the continuations alone")->group("Output");
+  c->add_flag("--stats", o->stats, "Print statistics on standard error, also where it is not a terminal")->group("Output");
+  c->add_option("--stats-json", o->stats_json, "Write the statistics as JSON to this file")->type_name("FILE")->group("Output");
+  c->callback([o, &selected] { selected = [o] { return generate(*o); }; });
+}
+
+}  // namespace flexgen::tools
