@@ -73,7 +73,7 @@ class Pickle {
     if (v.kind == PickleKind::call) v = calls_[static_cast<size_t>(v.at)].callee;
     if (v.kind == PickleKind::persistent) return "an object by persistent id";
     const auto& g = globals_[static_cast<size_t>(v.at)];
-    return std::string(text(g.module)) + "." + std::string(text(g.name));
+    return fmt::format("{}.{}", text(g.module), text(g.name));
   }
   // v is a call of the global itself (not of what it gave) with a tuple of arguments
   bool is_plain_call(PickleValue v) const {
@@ -101,8 +101,8 @@ class Pickle {
       case PickleKind::set: return "a set";
       case PickleKind::dict: return "a dictionary";
       case PickleKind::persistent: return "a storage";
-      case PickleKind::global: return "'" + printable(global(v)) + "'";
-      case PickleKind::call: return is_tensor(v) ? "a tensor" : "a call of '" + printable(global(v)) + "'";
+      case PickleKind::global: return fmt::format("'{}'", printable(global(v)));
+      case PickleKind::call: return is_tensor(v) ? "a tensor" : fmt::format("a call of '{}'", printable(global(v)));
     }
     return "?";
   }
