@@ -79,9 +79,9 @@ class Bpe {
       const size_t best = static_cast<size_t>(std::min_element(pair.begin(), pair.begin() + n) - pair.begin());
       if (pair[best] == kNoRank) break;
       token[best] = results_[pair[best]];
-      std::copy(token.begin() + best + 2, token.begin() + n, token.begin() + best + 1);
-      std::copy(pair.begin() + best + 1, pair.begin() + n, pair.begin() + best);
       --n;
+      for (size_t i = best + 1; i < n; ++i) token[i] = token[i + 1];
+      for (size_t i = best; i < n; ++i) pair[i] = pair[i + 1];
       if (best > 0) pair[best - 1] = rank(token[best - 1], token[best]);
       if (best + 1 < n) pair[best] = rank(token[best], token[best + 1]);
     }

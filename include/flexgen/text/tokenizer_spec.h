@@ -73,7 +73,7 @@ class TokenizerFiles {
 
  private:
   bool has(const char* name) const { return files_.contains(name); }
-  std::string path(const char* name) const { return source_ + "/" + name; }
+  std::string path(const char* name) const { return fmt::format("{}/{}", source_, name); }
   nlohmann::json json(const char* name) const { return has(name) ? parse_json(files_.at(name), path(name)) : nlohmann::json(); }
 
   Vocabulary read_pair() const {

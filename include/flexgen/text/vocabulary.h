@@ -24,7 +24,7 @@ inline constexpr int32_t kMaxTokens = 1 << 22;       // 16 times the largest voc
 inline constexpr size_t kMaxTokenBytes = 4096;       // of one token's string; the longest published have a few hundred
 
 // What a string of the files is called in messages
-inline std::string in_quotes(std::string_view text) { return "'" + printable(text) + "'"; }
+inline std::string in_quotes(std::string_view text) { return fmt::format("'{}'", printable(text)); }
 
 struct Vocabulary {
   std::map<std::string, int32_t, std::less<>> ids;               // string as the files write it -> id
