@@ -27,6 +27,7 @@ int run(int argc, char** argv) {
   flexgen::tools::Selected selected;
   flexgen::tools::add_convert(program, selected);
   flexgen::tools::add_inspect(program, selected);
+  flexgen::tools::add_synth(program, selected);
   flexgen::tools::add_tokenize(program, selected);
   flexgen::tools::add_generate(program, selected);
   flexgen::tools::add_cache(program, selected);
