@@ -7,7 +7,7 @@ folder=$2
 root=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$folder"
 "$flexgen" convert "$root/tests/data/tiny-opt" -o "$folder/tiny-opt.flex" --overwrite
-"$flexgen" generate --model "$folder/tiny-opt.flex" --max-new-tokens 64 \
+"$flexgen" generate --model "$folder/tiny-opt.flex" --max-new-tokens 64 --do-sample --temperature 0.8 --seed 7 --stats \
   --prompt "HAMLET:" \
   --prompt "In the beginning" \
   --prompt "O Romeo, Romeo! wherefore"
