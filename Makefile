@@ -13,25 +13,24 @@ BUILD := build/release
 FLEXGEN := $(BUILD)/bin/flexgen
 JOBS ?= $(shell nproc)
 GENERATOR := $(if $(shell command -v ninja),-G Ninja)
+configure = $(if $(wildcard $(BUILD)/CMakeCache.txt),@true,cmake --preset release $(GENERATOR))
 
 .PHONY: all demo test install asan tsan fuzz clean
-all: $(BUILD)/CMakeCache.txt
-	cmake --build $(BUILD) --parallel $(JOBS) --target flexgen flexgen-bench
-
-$(BUILD)/CMakeCache.txt: CMakePresets.json
+all:
 	@tools/setup.sh --check build
-	cmake --preset release $(GENERATOR)
-	@touch $@
+	$(configure)
+	cmake --build $(BUILD) --parallel $(JOBS) --target flexgen flexgen-bench
 
 demo:
 	@tools/setup.sh build
-	@$(MAKE) --no-print-directory $(BUILD)/CMakeCache.txt
+	$(configure)
 	cmake --build $(BUILD) --parallel $(JOBS) --target flexgen
 	tools/demo.sh $(FLEXGEN) build/demo
 
 test:
 	@tools/setup.sh build test
-	cmake --preset release $(GENERATOR) -DFLEXGEN_TESTS=ON
+	$(configure)
+	cmake -DFLEXGEN_TESTS=ON $(BUILD)
 	cmake --build $(BUILD) --parallel $(JOBS)
 	ctest --preset release
 
@@ -40,13 +39,13 @@ install: all
 
 asan tsan:
 	@tools/setup.sh build test
-	cmake --preset $@ $(GENERATOR)
+	cmake --preset $@ $(if $(wildcard build/$@/CMakeCache.txt),,$(GENERATOR))
 	cmake --build --preset $@ --parallel $(JOBS)
 	ctest --preset $@
 
 fuzz:
 	@tools/setup.sh build test fuzz
-	cmake --preset fuzz $(GENERATOR)
+	cmake --preset fuzz $(if $(wildcard build/fuzz/CMakeCache.txt),,$(GENERATOR))
 	cmake --build --preset fuzz --parallel $(JOBS)
 	tests/fuzz/run.sh $(SECONDS)
 
