@@ -115,6 +115,7 @@ class LoadedModel {
   const LanguageModel& model() const { return model_; }
   Engine& engine() { return *engine_; }
   const Backend& isa() const { return backend_; }
+  ThreadPool& pool() { return pool_; }
   int n_threads() const { return pool_.size(); }
   double load_s() const { return load_s_; }
 

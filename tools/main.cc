@@ -21,7 +21,6 @@ int run(int argc, char** argv) {
   CLI::App program{"Runs large language models that do not fit the machine.", "flexgen"};
   program.set_version_flag("--version", "flexgen " FLEXGEN_VERSION);
   program.require_subcommand(1);
-  program.footer(kExitCodes);
   program.get_formatter()->column_width(34);
 
   flexgen::tools::Selected selected;
@@ -30,8 +29,10 @@ int run(int argc, char** argv) {
   flexgen::tools::add_synth(program, selected);
   flexgen::tools::add_tokenize(program, selected);
   flexgen::tools::add_generate(program, selected);
+  flexgen::tools::add_eval(program, selected);
   flexgen::tools::add_cache(program, selected);
 
+  program.footer(kExitCodes);  // set last: commands would inherit it
   for (CLI::App* command : program.get_subcommands({})) command->footer(command->get_footer() + kExitCodes);
   try {
     program.parse(argc, argv);

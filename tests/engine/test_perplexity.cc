@@ -57,6 +57,8 @@ TEST_CASE("how windows are batched changes no bit; every token but the first is 
   const PerplexityResult other = run(g, tokens, o);
   CHECK(other.tokens == want.tokens);
   CHECK(other.nll == Approx(want.nll).epsilon(1e-12));  // sums in another order
+  o.kv_bytes = 1;  // one window at a time
+  CHECK(run(g, tokens, o).nll == Approx(want.nll).epsilon(1e-12));
   o.stride = 32;  // windows that do not overlap: each one's first token is not scored
   CHECK(run(g, tokens, o).tokens == static_cast<int64_t>(tokens.size() - div_up<size_t>(tokens.size(), 32)));
 }

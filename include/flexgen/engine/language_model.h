@@ -28,13 +28,6 @@ class LanguageModel {
   const ModelDescription& description() const { return description_; }
   const Tokenizer* tokenizer() const { return tokenizer_ ? &*tokenizer_ : nullptr; }  // null where the file has none
 
-  // What generation_config.json said, or an empty object
-  const nlohmann::json& generation_defaults() const {
-    static const nlohmann::json kNone = nlohmann::json::object();
-    const auto at = file_.description().find("generation");
-    return at == file_.description().end() ? kNone : *at;
-  }
-
   // The number format of the layers' matrices: what decides the cache's when nobody says otherwise (f32 for f32, else f16)
   DType weight_dtype() const {
     const FileTensor* t = file_.find(attention_record(0) + ".qkv.weight");

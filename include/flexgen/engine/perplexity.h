@@ -4,8 +4,11 @@
 // earlier tokens of that window; a token that opens that window is not scored. Windows are independent sequences and share sweeps.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <functional>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -21,6 +24,7 @@ struct PerplexityOptions {
   int64_t num_gpu_batches = 4;
   int64_t micro_batch_tokens = 512;
   DType kv_dtype = DType::f32;
+  uint64_t kv_bytes = 1_GiB;  // budget of the KV cache: as many windows share a sweep as fit, at least one
 };
 
 struct PerplexityResult {
@@ -50,16 +54,16 @@ inline PerplexityResult perplexity(const ModelDescription& model, const Backend&
     done = end;
   }
 
-  const int64_t block = o.gpu_batch_size * o.num_gpu_batches;
   const KvLayout layout{o.kv_dtype, model.n_kv_heads, model.head_dim, kAttentionBlock};
-  const auto pages = static_cast<uint64_t>(2 * model.n_layers * div_up(o.max_length, layout.page_tokens) * block);
-  KvStore cache(model.n_layers, layout, pages * round_up<uint64_t>(layout.page_bytes(), 4096));
+  const auto window_bytes = static_cast<uint64_t>(2 * model.n_layers * div_up(o.max_length, layout.page_tokens)) * round_up<uint64_t>(layout.page_bytes(), 4096);
+  const auto at_once = std::clamp<uint64_t>(o.kv_bytes / window_bytes, 1, static_cast<uint64_t>(o.gpu_batch_size * o.num_gpu_batches));
+  KvStore cache(model.n_layers, layout, at_once * window_bytes);
   Sweep sweep(model, backend, {&pool, nullptr}, weights, cache);
 
   PerplexityResult result;
   double total = 0;
-  for (size_t first = 0; first < windows.size(); first += static_cast<size_t>(block)) {
-    const size_t last = std::min(windows.size(), first + static_cast<size_t>(block));
+  for (size_t first = 0; first < windows.size(); first += at_once) {
+    const size_t last = std::min<size_t>(windows.size(), first + at_once);
     std::unordered_map<SequenceId, const Window*> by_sequence;
     std::vector<Span> spans;
     for (size_t i = first; i < last; ++i) {
