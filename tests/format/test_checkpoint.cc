@@ -152,7 +152,7 @@ TEST_CASE("an index that does not fit its shards is refused", "[format]") {
       {R"({"weight_map": {"a": "/etc/passwd"}})", "tensor 'a': shard: found \"/etc/passwd\", allowed a plain file name"},
       {R"({"weight_map": {"a": "a\\b"}})", "tensor 'a': shard: found \"a\\\\b\", allowed a plain file name"},
       {R"({"weight_map": {"a": "a.safetensors\u0000.bin"}})", "tensor 'a': shard: found \"a.safetensors\\u0000.bin\", allowed a plain file name"},
-      {R"({"weight_map": {"a": ")" + std::string(256, 'n') + R"("}})", "allowed a plain file name"},
+      {cat(R"({"weight_map": {"a": ")", std::string(256, 'n'), R"("}})"), "allowed a plain file name"},
       {R"({"weight_map": {"a": "c.safetensors", "b": "c.safetensors"}})", "/model.safetensors.index.json: shard 'c.safetensors' is missing (named by 2 tensors). Download it"},
       {R"({"weight_map": {"x": "a.safetensors"}})", "/model.safetensors.index.json: tensor 'x' is not in shard 'a.safetensors'. The index and the shards"},
       {R"({"weight_map": {"a": "a.safetensors", "b": "a.safetensors", "c": "b.safetensors"}})", "tensor 'b' is not in shard 'a.safetensors' but in "},

@@ -9,7 +9,7 @@ using namespace flexgen::testing;
 
 namespace {
 
-std::string proto(char version, const std::string& body) { return std::string("\x80") + version + body + "."; }
+std::string proto(char version, const std::string& body) { return cat("\x80", std::string(1, version), body, "."); }
 Pickle read(const std::string& body) { return Pickle::recognise(proto(2, body), "p"); }
 
 // a value as Python would print it
@@ -131,8 +131,8 @@ TEST_CASE("broken pickles are refused with the byte", "[format]") {
       {"cos\nsystem\nK\1R", "p: damaged pickle: REDUCE with a number, allowed a tuple (byte 15)"},
       {"N)\x81", "p: damaged pickle: NEWOBJ on None, allowed a global (byte 4)"},
       {"NN\x93", "p: damaged pickle: STACK_GLOBAL of None and None, allowed two texts (byte 4)"},
-      {std::string("c") + std::string(2000, 'x') + "\nx\n", "p: damaged pickle: a name of more than 1024 bytes (byte 2)"},
-      {std::string("c") + std::string(2000, 'x'), "p: damaged pickle: a name of more than 1024 bytes (byte 2)"},
+      {cat("c", std::string(2000, 'x'), "\nx\n"), "p: damaged pickle: a name of more than 1024 bytes (byte 2)"},
+      {cat("c", std::string(2000, 'x')), "p: damaged pickle: a name of more than 1024 bytes (byte 2)"},
       {"\x80\x02N", "p: unsupported pickle instruction 0x80 at byte 2"},
       {"\x82\x01", "p: unsupported pickle instruction 0x82 at byte 2"},         // EXT1
       {"(ios\nsystem\n", "p: unsupported pickle instruction 0x69 at byte 3"},   // INST
@@ -164,7 +164,7 @@ TEST_CASE("a pickle cannot make much out of little", "[format]") {
   CHECK_FAULT(limited("](NNNe", {.items = 2}), Fault::checkpoint, "p: pickle makes more than 2 items");
   CHECK_FAULT(limited(std::string(200'000, '('), {}), Fault::checkpoint, "p: pickle stacks more than 100000 values");
   // nested a million deep: described, and thrown away again, without recursion
-  CHECK(Pickle::recognise(proto(2, std::string("N") + std::string(1'000'000, '\x85')), "p").root().kind == PickleKind::tuple);
+  CHECK(Pickle::recognise(proto(2, cat("N", std::string(1'000'000, '\x85'))), "p").root().kind == PickleKind::tuple);
 }
 
 TEST_CASE("what goes on after STOP is the caller's", "[format]") {

@@ -40,7 +40,7 @@ TEST_CASE("every dtype, scalars and empty tensors", "[format]") {
 }
 
 TEST_CASE("a header that contradicts itself or the file is refused", "[format]") {
-  const auto one = [](const std::string& info, size_t data = 8) { return safetensors_file("{\"w\":" + info + "}", std::string(data, 'd')); };
+  const auto one = [](const std::string& info, size_t data = 8) { return safetensors_file(cat("{\"w\":", info, "}"), std::string(data, 'd')); };
   const std::string good = one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})");
   struct Case {
     std::string bytes, message;
@@ -48,8 +48,8 @@ TEST_CASE("a header that contradicts itself or the file is refused", "[format]")
   const Case cases[] = {
       {"", "m.safetensors: file is empty (0 bytes), allowed a checkpoint"},
       {"1234567", "m.safetensors: too short for a safetensors header: found 7 bytes, allowed 8 and above"},
-      {u64(UINT64_MAX) + "{}", "header length 18446744073709551615 exceeds the 2 bytes left in the file"},
-      {u64(3) + "{}", "header length 3 exceeds the 2 bytes left in the file: no safetensors file, or a truncated download"},
+      {cat(u64(UINT64_MAX), "{}"), "header length 18446744073709551615 exceeds the 2 bytes left in the file"},
+      {cat(u64(3), "{}"), "header length 3 exceeds the 2 bytes left in the file: no safetensors file, or a truncated download"},
       {u64(0), "header: found nothing at byte 8, allowed '{'"},
       {safetensors_file(" {}"), "header: found 0x20 at byte 8, allowed '{'"},
       {safetensors_file("[]"), "header: found 0x5b at byte 8, allowed '{'"},
@@ -57,7 +57,7 @@ TEST_CASE("a header that contradicts itself or the file is refused", "[format]")
       {safetensors_file("{},"), "m.safetensors: header: invalid JSON at byte 2"},
       {safetensors_file("{}x"), "m.safetensors: header: invalid JSON at byte 2"},
       {safetensors_file("{\"\xFF\":1}"), "m.safetensors: header: invalid UTF-8 at byte 2"},
-      {safetensors_file("{\"w\":" + std::string(40, '[')), "m.safetensors: header: JSON is nested deeper than 32 levels at byte 36"},
+      {safetensors_file(cat("{\"w\":", std::string(40, '['))), "m.safetensors: header: JSON is nested deeper than 32 levels at byte 36"},
       {safetensors_file(R"({"w":{},"w":{}})"), "m.safetensors: header: key 'w' is given twice, the second ends at byte 10; refusing an ambiguous file"},
       {safetensors_file(R"({"__metadata__":[]})"), "__metadata__: found a list, allowed an object"},
       {safetensors_file(R"({"__metadata__":{"format":1}})"), "__metadata__.format: found 1, allowed a string"},
@@ -93,7 +93,7 @@ TEST_CASE("a header that contradicts itself or the file is refused", "[format]")
       {safetensors_file(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}})", std::string(16, 'd')),
        "m.safetensors: 4 bytes at byte 8 of the data belong to no tensor"},
       {safetensors_file(R"({"\u001b[31mred":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})"), "m.safetensors: tensor '\\x1b[31mred': data_offsets [8, 0] run backwards"},
-      {safetensors_file("{\"" + std::string(1 << 20, 'n') + "\":7}"), "m.safetensors: tensor '" + std::string(120, 'n') + "...': found 7"},
+      {safetensors_file(cat("{\"", std::string(1 << 20, 'n'), "\":7}")), cat("m.safetensors: tensor '", std::string(120, 'n'), "...': found 7")},
       {std::string("PK\3\4\0\0\0\0more", 12), "m.safetensors: found a zip archive, allowed a safetensors file. If PyTorch wrote it, name it pytorch_model.bin"},
   };
   for (const Case& c : cases) {

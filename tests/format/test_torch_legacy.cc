@@ -14,7 +14,7 @@ namespace {
 
 std::vector<StoredTensor> read(const std::string& bytes) { return read_torch(memory_file(bytes), 0); }
 
-std::string stored(const std::string& bytes, int64_t numel) { return le(numel) + bytes; }
+std::string stored(const std::string& bytes, int64_t numel) { return cat(le(numel), bytes); }
 
 }  // namespace
 
@@ -44,7 +44,7 @@ TEST_CASE("storages and their views in files from before 1.6", "[format]") {
 
 TEST_CASE("a pickle longer than the first window", "[format]") {
   std::vector<std::pair<std::string, std::string>> many;
-  for (int i = 0; i < 2000; ++i) many.emplace_back("a rather long name of a tensor " + std::to_string(i), tensor(legacy_storage("HalfStorage", "a", 6), 0, {6}, {1}));
+  for (int i = 0; i < 2000; ++i) many.emplace_back(cat("a rather long name of a tensor ", std::to_string(i)), tensor(legacy_storage("HalfStorage", "a", 6), 0, {6}, {1}));
   const std::string object = whole(dict(many));
   REQUIRE(object.size() > 128 << 10);
   CHECK(read(legacy_head() + object + key_list({"a"}) + stored(std::string(12, 'a'), 6)).size() == 2000);

@@ -25,7 +25,7 @@ TEST_CASE("archives of every form are walked", "[format]") {
   empty.push_back({.name = "m/data/empty", .data = ""});
   empty.push_back({.name = "m/data/empty2", .data = "", .descriptor = ""});
   auto marked = kTwo;  // every signature inside the data
-  marked.push_back({.name = "m/data/1", .data = "PK\5\6PK\1\2PK\3\4PK\6\6PK\6\7" + std::string(64, 'P')});
+  marked.push_back({.name = "m/data/1", .data = cat("PK\5\6PK\1\2PK\3\4PK\6\6PK\6\7", std::string(64, 'P'))});
 
   for (const auto& [items, form] : std::vector<std::pair<std::vector<ZipItem>, ZipForm>>{
            {kTwo, {}}, {kTwo, {.zip64 = true}}, {sixty_four, {.zip64 = true}}, {plain, {}}, {empty, {}}, {marked, {.zip64 = true}}, {{}, {}}}) {
@@ -96,13 +96,13 @@ TEST_CASE("an archive that can be read in two ways is refused", "[format]") {
       {zip_file({{.name = "m/data.pkl", .data = "pickle", .central_size = 50}, x}), "entries 'm/data.pkl' and 'm/data/0' overlap at byte 62"},
       {patched(good, central + 56 + 42, u32(0)), "entries 'm/data.pkl' and 'm/data/0' overlap at byte 0"},
       {patched(good, place_of(good, "PK\3\4", 1), "QK"), "entry 'm/data/0': found no local header at byte 77"},
-      {changed([](ZipItem& i) { i.descriptor = "PK\7\10" + u32(1) + u32(100) + u32(100); }), "entry 'm/data/0': the descriptor after its data disagrees with the directory"},
+      {changed([](ZipItem& i) { i.descriptor = cat("PK\7\10", u32(1), u32(100), u32(100)); }), "entry 'm/data/0': the descriptor after its data disagrees with the directory"},
       {changed([](ZipItem& i) { i.descriptor = ""; }), "zip archive: 0 bytes at byte 215, after entry 'm/data/0', belong to no entry"},
       {changed([](ZipItem& i) { i.central_size = 0xFFFFFFFF; }), "entry 'm/data/0': its zip64 size is missing"},
-      {changed([](ZipItem& i) { i.central_size = 0xFFFFFFFF, i.central_extra = u16(1) + u16(8) + u64(100); }), "entry 'm/data/0': its zip64 stored size is missing"},
-      {changed([](ZipItem& i) { i.central_size = 0xFFFFFFFF, i.central_extra = u16(1) + u16(16) + u64(100) + u64(99); }), "entry 'm/data/0': found 99 stored bytes of 100"},
-      {changed([](ZipItem& i) { i.central_extra = u16(1) + u16(8) + "abc"; }), "entry 'm/data/0': its extra fields pass their end"},
-      {changed([](ZipItem& i) { i.zip64 = true, i.central_extra = u16(1) + u16(0); }), "entry 'm/data/0': found two zip64 fields, allowed one"},
+      {changed([](ZipItem& i) { i.central_size = 0xFFFFFFFF, i.central_extra = cat(u16(1), u16(8), u64(100)); }), "entry 'm/data/0': its zip64 stored size is missing"},
+      {changed([](ZipItem& i) { i.central_size = 0xFFFFFFFF, i.central_extra = cat(u16(1), u16(16), u64(100), u64(99)); }), "entry 'm/data/0': found 99 stored bytes of 100"},
+      {changed([](ZipItem& i) { i.central_extra = cat(u16(1), u16(8), "abc"); }), "entry 'm/data/0': its extra fields pass their end"},
+      {changed([](ZipItem& i) { i.zip64 = true, i.central_extra = cat(u16(1), u16(0)); }), "entry 'm/data/0': found two zip64 fields, allowed one"},
       {patched(good, end + 16, u32(0xFFFFFFFF)), "zip archive: the end record refers to a zip64 record, which is missing"},
       {patched(good64, place_of(good64, "PK\6\7") + 8, u64(1ull << 60)), "zip archive: zip64 record: found at byte 1152921504606846976, allowed up to"},
       {patched(good64, place_of(good64, "PK\6\6") + 4, u64(43)), "zip archive: zip64 record: found none at byte"},
@@ -120,7 +120,7 @@ TEST_CASE("an archive that can be read in two ways is refused", "[format]") {
 
 TEST_CASE("too many entries are refused before they are read", "[format]") {
   std::string b = zip_file(kTwo, {.zip64 = true, .n_entries = 0xFFFF});
-  b = patched(b, place_of(b, "PK\6\6") + 24, u64(10'000'000) + u64(10'000'000));
+  b = patched(b, place_of(b, "PK\6\6") + 24, cat(u64(10'000'000), u64(10'000'000)));
   CHECK_FAULT(walk(memory_file(b)), Fault::checkpoint, "zip archive: found 10,000,000 entries, allowed 1,000,000");
 }
 

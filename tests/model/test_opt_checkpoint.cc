@@ -257,7 +257,7 @@ TEST_CASE("switches follow what the whole checkpoint has", "[model]") {
 TEST_CASE("some missing, too many, other shapes: refused by name", "[model]") {
   const auto without = [](const std::string& name) {
     Tensors t = tiny();
-    REQUIRE(t.erase("model.decoder." + name) == 1);
+    REQUIRE(t.erase(cat("model.decoder.", name)) == 1);
     return t;
   };
   check_refused(without("layers.1.self_attn.k_proj.bias"), "", "/model.safetensors: tensor 'model.decoder.layers.1.self_attn.k_proj.bias' is missing");
@@ -273,7 +273,7 @@ TEST_CASE("some missing, too many, other shapes: refused by name", "[model]") {
 
   const auto shaped = [](const std::string& name, Shape shape) {
     Tensors t = tiny();
-    t["model.decoder." + name].shape = std::move(shape);
+    t[cat("model.decoder.", name)].shape = std::move(shape);
     return t;
   };
   check_refused(shaped("embed_tokens.weight", {6, 4}), "", "tensor 'model.decoder.embed_tokens.weight': shape: found [6, 4], allowed [5, 4], which is what config.json says (vocab_size 5,");

@@ -20,6 +20,14 @@ inline std::string u16(uint64_t v) { return le(static_cast<uint16_t>(v)); }
 inline std::string u32(uint64_t v) { return le(static_cast<uint32_t>(v)); }
 inline std::string u64(uint64_t v) { return le(v); }
 
+// parts end to end
+template <typename... Parts>
+std::string cat(const Parts&... parts) {
+  std::string s;
+  (s.append(std::string_view(parts)), ...);
+  return s;
+}
+
 // bytes with what is at [at, at + with.size()) replaced
 inline std::string patched(std::string bytes, size_t at, std::string_view with) {
   if (at + with.size() > bytes.size()) throw std::out_of_range("patch passes the end");

@@ -8,6 +8,6 @@
 
 namespace flexgen::testing {
 
-inline std::string safetensors_file(const std::string& header, const std::string& data = {}) { return u64(header.size()) + header + data; }
+inline std::string safetensors_file(const std::string& header, const std::string& data = {}) { return cat(u64(header.size()), header, data); }
 
 }  // namespace flexgen::testing
