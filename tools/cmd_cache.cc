@@ -12,6 +12,7 @@
 
 #include "tools/command.h"
 #include "tools/model_cache.h"
+#include "tools/terminal_text.h"
 
 namespace flexgen::tools {
 
@@ -43,7 +44,7 @@ int list(bool json) {
   }
   if (!entries.empty()) fmt::print("{:<{}}  {:>9}  {:<16}  {}\n", "NAME", width, "SIZE", "LAST USE", "SOURCE");
   for (const CacheEntry& e : entries)
-    fmt::print("{:<{}}  {:>9}  {:<16}  {}\n", e.name, width, format_bytes(e.bytes), local_time(e.last_use_s), e.source.empty() ? "(unknown)" : printable(e.source));
+    fmt::print("{:<{}}  {:>9}  {:<16}  {}\n", e.name, width, format_bytes(e.bytes), local_time(e.last_use_s), e.source.empty() ? "(unknown)" : terminal_safe(e.source));
   fmt::print("{} model{} in {}, {}\n", entries.size(), entries.size() == 1 ? "" : "s", cache.folder(), format_bytes(total));
   return 0;
 }

@@ -60,8 +60,14 @@ GenerationSettings run_settings(const Options& o) {
 // Shows answers as they come from Answers, as text or as JSON
 class Printer {
  public:
-  Printer(const Options& options, const std::vector<Prompt>& prompts, const std::vector<std::string>& texts, StandardOutput& out)
-      : options_(options), prompts_(prompts), texts_(texts), out_(out), terminal_(StandardOutput::is_terminal()) {}
+  // texts: of the prompts, filled as they are submitted; has_text: the model has a tokenizer
+  Printer(const Options& options, const std::vector<Prompt>& prompts, const std::vector<std::string>& texts, bool has_text, StandardOutput& out)
+      : options_(options), prompts_(prompts), texts_(texts), has_text_(has_text), out_(out), terminal_(StandardOutput::is_terminal()) {}
+
+  // An answer that has begun gets no more text.
+  void close() {
+    if (open_) end();
+  }
 
   void operator()(const Answer& a, size_t from) {
     if (options_.json) {
@@ -76,8 +82,7 @@ class Printer {
  private:
   std::string json(const Answer& a) const {
     const Prompt& p = prompts_[a.index];
-    const Json text = p.text || tokenized_ ? Json(texts_[a.index]) : Json();
-    return answer_json(a, p.id, text, p.tokens, p.settings.logprobs.has_value());
+    return answer_json(a, p.id, has_text_ ? Json(texts_[a.index]) : Json(), p.tokens, p.settings.logprobs.has_value());
   }
 
   void show_text(const Answer& a, size_t from) {
@@ -90,7 +95,7 @@ class Printer {
   void show_error(const Answer& a, size_t from) {
     if (open_ || !a.text.empty()) show_text(a, from);
     out_.flush();
-    fmt::print(stderr, "error: prompt {}{}: {}\n", a.index, a.tokens.empty() ? "" : fmt::format(", sample {}", a.sample), printable(a.error));
+    fmt::print(stderr, "error: prompt {}{}: {}\n", a.index, a.tokens.empty() ? "" : fmt::format(", sample {}", a.sample), a.error);
   }
 
   void begin(const Answer& a) {
@@ -112,14 +117,12 @@ class Printer {
 
   const Options& options_;
   const std::vector<Prompt>& prompts_;
-  const std::vector<std::string>& texts_;  // of the prompts
+  const std::vector<std::string>& texts_;
+  bool has_text_;
   StandardOutput& out_;
   bool terminal_;
   bool open_ = false;  // an answer has begun and not ended
   size_t n_shown_ = 0;
-
- public:
-  bool tokenized_ = true;  // the model has a tokenizer
 };
 
 // Runs all prompts. Submits ahead of the engine, but not everything: what waits costs memory.
@@ -130,9 +133,8 @@ class Run {
         loaded_(loaded),
         prompts_(prompts),
         texts_(prompts.size()),
-        printer_(options, prompts, texts_, out_),
+        printer_(options, prompts, texts_, loaded.model().tokenizer() != nullptr, out_),
         answers_([this](const Answer& a, size_t from) { printer_(a, from); }) {
-    printer_.tokenized_ = loaded.model().tokenizer() != nullptr;
     for (const Prompt& p : prompts)
       if (p.text) loaded.tokenizer();  // says that there is none before anything runs
   }
@@ -148,9 +150,10 @@ class Run {
       }
     } catch (const Error& e) {
       if (e.fault() != Fault::interrupted) throw;
+      printer_.close();
       answers_.show_ended();
       out_.flush();
-      fmt::print(stderr, "\ninterrupted\n");
+      fmt::print(stderr, "interrupted\n");
       return exit_code(Fault::interrupted);
     }
     return answers_.n_failed() > 0 ? 1 : 0;
@@ -165,7 +168,6 @@ class Run {
       const Tokenizer* tokenizer = loaded_.model().tokenizer();
       if (p.text) {
         texts_[next_] = std::move(*p.text);
-        p.text = "";
         p.tokens = tokenizer->encode(texts_[next_], options_.parse_special);
       } else if (tokenizer) {
         texts_[next_] = tokenizer->decode(p.tokens, /*skip_special=*/true);

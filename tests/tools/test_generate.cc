@@ -414,6 +414,33 @@ TEST_CASE("an interruption shows what has ended, and nothing half") {
   for (const Json& a : got) CHECK(a["tokens"].size() == (a["index"] == 0 ? 2 : 400));
 }
 
+TEST_CASE("an interrupted text ends its line") {
+  const RunResult r = generate(tiny(), {"--prompt", "HAMLET:", "--prompt", "x", "--max-new-tokens", "500", "--ignore-eos", "--isa", "ref", "--threads", "1"},
+                               {.signal = SIGTERM, .signal_after_ms = 700});
+  CHECK(r.exit == 130);
+  CHECK_THAT(r.out, Catch::StartsWith("HAMLET:") && Catch::EndsWith("\n"));
+  CHECK(r.err == "interrupted\n");
+}
+
+TEST_CASE("a model without a tokenizer takes and gives token ids") {
+  TempDir dir;
+  std::filesystem::create_directory(dir / "m");
+  for (const char* name : {"config.json", "generation_config.json", "pytorch_model.bin"})
+    std::filesystem::copy(testing::test_data("tiny-opt/") + name, dir / "m");
+  const std::string file = dir / "m.flex";
+  REQUIRE(run_flexgen({"convert", dir / "m", "-o", file}).exit == 0);
+  const auto with = answers(tiny(), {"--prompt-tokens", "2,100,7", "--max-new-tokens", "5"}), without = answers(file, {"--prompt-tokens", "2,100,7", "--max-new-tokens", "5"});
+  CHECK(without[0]["tokens"] == with[0]["tokens"]);
+  CHECK(without[0]["prompt"].is_null());
+  CHECK(without[0]["text"] == "");
+  const RunResult text = generate(file, {"--prompt", "x"});
+  CHECK(text.exit == 2);
+  CHECK_THAT(text.err, Catch::Contains("error[E-usage]: " + file + ": has no tokenizer, so there is no text. Give --prompt-tokens"));
+  const RunResult stop = generate(file, {"--prompt-tokens", "2", "--stop", "x", "--json"});
+  CHECK(stop.exit == 1);
+  CHECK(json_lines(stop.out)[0]["error"] == "stop strings need a tokenizer, and the model has none");
+}
+
 TEST_CASE("a reader that closes the pipe ends the program quietly") {
   const std::string command = "'" FLEXGEN_PROGRAM "' generate --model '" + tiny() +
                               "' --json --max-new-tokens 30 --prompt a --prompt b --prompt c --prompt d --gpu-batch-size 1 --num-gpu-batches 1 2>&1 >&3 | cat; ";
