@@ -2,9 +2,13 @@
 // flexgen: the command-line program. Parses, runs the command that was named, turns failures into messages and exit codes.
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <new>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "flexgen/base/error.h"
 #include "tools/command.h"
@@ -16,6 +20,19 @@ constexpr const char* kExitCodes =
     "  0 done   1 done, but some prompts failed (each has its error in the output)   2 usage, option or prompt\n"
     "  3 bad checkpoint, config, tokenizer or model file   4 I/O error   5 does not fit (memory or disk)   6 GPU fault\n"
     "  7 damage found (hash, truncation)   8 locked by another run   130 interrupted";
+
+// The words of the command line, last one first, as CLI11 takes them. `--name=` is a name and an empty value, which CLI11 would refuse.
+std::vector<std::string> arguments(int argc, char** argv) {
+  std::vector<std::string> words;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    const bool empty_value = word.size() > 3 && word.starts_with("--") && word.find('=') == word.size() - 1;
+    words.emplace_back(empty_value ? word.substr(0, word.size() - 1) : word);
+    if (empty_value) words.emplace_back();
+  }
+  std::reverse(words.begin(), words.end());
+  return words;
+}
 
 int run(int argc, char** argv) {
   CLI::App program{"Runs large language models that do not fit the machine.", "flexgen"};
@@ -35,7 +52,7 @@ int run(int argc, char** argv) {
   program.footer(kExitCodes);  // set last: commands would inherit it
   for (CLI::App* command : program.get_subcommands({})) command->footer(command->get_footer() + kExitCodes);
   try {
-    program.parse(argc, argv);
+    program.parse(arguments(argc, argv));
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return program.exit(e);  // --help, --version
     fmt::print(stderr, "error[E-usage]: {}\nRun flexgen --help, or flexgen COMMAND --help.\n", e.what());
