@@ -101,7 +101,7 @@ class Placement {
     if (shape.empty() || shape.size() > 2) fail(Fault::checkpoint, "{}: tensor '{}': found {} dimensions, allowed 1 or 2", source_, name, shape.size());
     for (const int64_t d : shape)
       if (d < 1) fail(Fault::checkpoint, "{}: tensor '{}': found shape {}, allowed dimensions of at least 1", source_, name, to_string(shape));
-    const uint64_t row_bytes = bounded(name, checked_mul(static_cast<uint64_t>(shape.back()), size_of(dtype), name));
+    const uint64_t row_bytes = bounded(name, checked_mul(static_cast<uint64_t>(shape.back()), size_of(dtype), label(name)));
     if (t.is_vector()) {
       if (rows_per_block != 0) fail(Fault::checkpoint, "{}: tensor '{}': a vector has {} rows per block, allowed 0", source_, name, rows_per_block);
       if (record.n_blocks > 1 || (record.n_blocks == 1 && !last_is_vectors_))
@@ -140,6 +140,8 @@ class Placement {
     if (!good) fail(Fault::checkpoint, "{}: {} name: found '{}', allowed 1 to 63 of a-z, 0-9, '.' and '_'", source_, what, printable(name));
   }
 
+  std::string label(std::string_view name) const { return fmt::format("{}: tensor '{}'", source_, name); }
+
   uint64_t bounded(std::string_view name, uint64_t bytes) const {
     if (bytes > max_bytes_ || at_ > max_bytes_ - bytes)
       fail(Fault::checkpoint, "{}: tensor '{}': {} bytes from byte {} of the records on go beyond the {} bytes there are", source_, name, with_commas(bytes),
@@ -167,7 +169,7 @@ class Placement {
     if (n_blocks > max_blocks_ - plan_.blocks.size())
       fail(Fault::checkpoint, "{}: tensor '{}': {} blocks after {} others are more than the {} there are", source_, t.name, n_blocks, plan_.blocks.size(),
            max_blocks_);
-    bounded(t.name, checked_mul(rows, row_bytes, t.name));
+    bounded(t.name, checked_mul(rows, row_bytes, label(t.name)));
     t.offset = at_;
     t.first_block = plan_.blocks.size();
     t.n_blocks = n_blocks;

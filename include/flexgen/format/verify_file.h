@@ -32,13 +32,11 @@ inline std::vector<std::string> find_damage(const ModelFile& model, const Verify
   constexpr size_t kGap = SIZE_MAX;
   constexpr uint64_t kPiece = 2_MiB;
   std::vector<Piece> pieces;
-  uint64_t largest = kPiece;
-  for (size_t i = 0; i < model.blocks().size(); ++i) {
-    pieces.push_back({model.blocks()[i].offset, model.blocks()[i].bytes, i});
-    largest = std::max(largest, model.blocks()[i].bytes);
-  }
+  uint64_t largest = 0;
+  for (size_t i = 0; i < model.blocks().size(); ++i) pieces.push_back({model.blocks()[i].offset, model.blocks()[i].bytes, i});
   for (const auto& [offset, bytes] : model.gaps())
     for (uint64_t at = 0; at < bytes; at += kPiece) pieces.push_back({offset + at, std::min(kPiece, bytes - at), kGap});
+  for (const Piece& p : pieces) largest = std::max(largest, p.bytes);
   std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.offset < b.offset; });
 
   const DirectReader reader(model.file());
