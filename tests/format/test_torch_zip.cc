@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "flexgen/format/torch_zip.h"
 
+#include "flexgen/tensor/half.h"
 #include "support/errors.h"
 #include "support/memory_file.h"
 #include "support/torch_writer.h"
@@ -172,5 +173,28 @@ TEST_CASE("a broken .bin is refused", "[format]") {
   for (const Case& c : cases) {
     INFO(c.message);
     CHECK_FAULT(read(c.bytes), Fault::checkpoint, c.message);
+  }
+}
+
+TEST_CASE("every pickle protocol, as Python's pickler writes it", "[format]") {
+  for (int protocol = 2; protocol <= 5; ++protocol) {
+    INFO("protocol " << protocol);
+    const File file = File::open(test_data(fmt::format("torch/protocol-{}.bin", protocol)));  // tests/data/torch/make_protocols.py
+    const auto ts = read_torch_zip(file, 0);
+    REQUIRE(ts.size() >= 3);
+    const auto value = [&](const StoredTensor& t, int64_t element) {
+      std::vector<std::byte> bytes(size_of(*t.dtype));
+      file.read(t.offset + static_cast<uint64_t>(element) * bytes.size(), bytes);
+      return load_element(*t.dtype, bytes.data(), 0);
+    };
+    for (const StoredTensor& t : ts) {
+      if (t.name == "weight") CHECK((t.shape == Shape{2, 3} && t.contiguous() && t.dtype == DType::f16 && value(t, 4) == 4));
+      if (t.name == "transposed") CHECK((t.shape == Shape{3, 2} && t.strides == Shape{1, 3}));
+      if (t.name == "parameter") CHECK((t.shape == Shape{100} && t.dtype == DType::f32 && value(t, 7) == 207));
+      if (t.name != "weight" && t.name != "transposed" && t.name != "parameter") CHECK_FAULT(require_readable(t, "f"), Fault::checkpoint, "f: tensor '");
+    }
+    CHECK(ts[0].name == "weight");
+    CHECK(ts[1].name == "transposed");
+    CHECK(ts[2].name == "parameter");
   }
 }
