@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "flexgen/model/conversion.h"
-#include "flexgen/format/tokenizer_files.h"
+#include "flexgen/text/checked_tokenizer_files.h"
 #include "tools/command.h"
 #include "tools/dtype_option.h"
 #include "tools/file_id.h"
@@ -43,7 +43,7 @@ std::vector<std::string> warnings_of(const std::vector<SuspectTensor>& suspects,
 int run(const Options& o) {
   const std::string output = o.output.empty() ? default_output(o.source) : o.output;
   const auto dtype = parse_dtype(o.dtype);
-  Conversion conversion(o.source, read_tokenizer_files(o.source), dtype, "flexgen " FLEXGEN_VERSION);
+  Conversion conversion(o.source, checked_tokenizer_files(o.source), dtype, "flexgen " FLEXGEN_VERSION);
   for (const std::string& note : conversion.notes()) fmt::print(stderr, "note: {}\n", note);
 
   catch_interrupts();

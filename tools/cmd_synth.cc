@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <memory>
 
-#include "flexgen/format/tokenizer_files.h"
+#include "flexgen/text/checked_tokenizer_files.h"
 #include "flexgen/model/description_json.h"
 #include "flexgen/model/named_shapes.h"
 #include "flexgen/model/opt_config.h"
@@ -55,8 +55,8 @@ int run(const Options& o) {
   const auto dtype = parse_dtype(o.dtype);
   if (!dtype) fail(Fault::usage, "--dtype: found '', allowed f32, f16 or bf16");
   if (o.as != "flex" && o.as != "safetensors" && o.as != "bin") fail(Fault::usage, "--as: found '{}', allowed flex, safetensors or bin", printable(o.as));
-  const auto tokenizer = o.tokenizer.empty() ? std::map<std::string, std::string>{} : read_tokenizer_files(o.tokenizer);
-  if (!o.tokenizer.empty() && tokenizer.empty()) fail(Fault::usage, "--tokenizer: {}: found no tokenizer files there", o.tokenizer);
+  const auto tokenizer = o.tokenizer.empty() ? std::map<std::string, std::string>{} : checked_tokenizer_files(o.tokenizer);
+  if (!o.tokenizer.empty() && tokenizer.empty()) fail(Fault::usage, "--tokenizer: {}: found no vocabulary there", o.tokenizer);
 
   catch_interrupts();
   std::atomic<uint64_t> done{0};

@@ -22,7 +22,7 @@
 #include "flexgen/io/file.h"
 #include "flexgen/memory/system_memory.h"
 #include "flexgen/model/conversion.h"
-#include "flexgen/format/tokenizer_files.h"
+#include "flexgen/text/checked_tokenizer_files.h"
 #include "kernels/registry.h"
 #include "tools/engine_options.h"
 #include "tools/file_id.h"
@@ -42,7 +42,7 @@ inline bool is_folder(const std::string& path) {
 inline std::string model_file_for(const std::string& model) {
   if (!is_folder(model)) return model;
   const auto convert = [](const std::string& folder, const std::string& output) {
-    Conversion conversion(folder, read_tokenizer_files(folder), std::nullopt, "flexgen " FLEXGEN_VERSION);
+    Conversion conversion(folder, checked_tokenizer_files(folder), std::nullopt, "flexgen " FLEXGEN_VERSION);
     for (const std::string& note : conversion.notes()) fmt::print(stderr, "note: {}\n", note);
     std::atomic<uint64_t> done{0};
     const Progress progress("convert", done, conversion.total_bytes());
