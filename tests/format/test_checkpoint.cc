@@ -48,7 +48,8 @@ void check_tensors(const std::string& folder, const std::string& name) {
 }  // namespace
 
 TEST_CASE("the committed checkpoints are read as Python reads them", "[format]") {
-  for (const char* name : {"prenorm-f16-bin", "postnorm-proj-f16", "head128-bf16-sharded"}) check_tensors(testing::test_data(std::string("golden/") + name), name);
+  for (const char* name : {"prenorm-f16-bin", "postnorm-proj-f16", "head128-bf16-sharded"})
+    check_tensors(testing::test_data(std::string("golden/") + name), name);
   check_tensors(testing::test_data("tiny-opt"), "tiny-opt");
 }
 
@@ -153,8 +154,10 @@ TEST_CASE("an index that does not fit its shards is refused", "[format]") {
       {R"({"weight_map": {"a": "a\\b"}})", "tensor 'a': shard: found \"a\\\\b\", allowed a plain file name"},
       {R"({"weight_map": {"a": "a.safetensors\u0000.bin"}})", "tensor 'a': shard: found \"a.safetensors\\u0000.bin\", allowed a plain file name"},
       {cat(R"({"weight_map": {"a": ")", std::string(256, 'n'), R"("}})"), "allowed a plain file name"},
-      {R"({"weight_map": {"a": "c.safetensors", "b": "c.safetensors"}})", "/model.safetensors.index.json: shard 'c.safetensors' is missing (named by 2 tensors). Download it"},
-      {R"({"weight_map": {"x": "a.safetensors"}})", "/model.safetensors.index.json: tensor 'x' is not in shard 'a.safetensors'. The index and the shards"},
+      {R"({"weight_map": {"a": "c.safetensors", "b": "c.safetensors"}})",
+       "/model.safetensors.index.json: shard 'c.safetensors' is missing (named by 2 tensors). Download it"},
+      {R"({"weight_map": {"x": "a.safetensors"}})",
+       "/model.safetensors.index.json: tensor 'x' is not in shard 'a.safetensors'. The index and the shards"},
       {R"({"weight_map": {"a": "a.safetensors", "b": "a.safetensors", "c": "b.safetensors"}})", "tensor 'b' is not in shard 'a.safetensors' but in "},
       {R"({"weight_map": {"a": "a.safetensors", "b": "again.safetensors"}})", "/again.safetensors: tensor 'a' is also in "},
       {R"({"weight_map": {"a": "page.safetensors"}})", "/page.safetensors: found a web page, allowed weights"},

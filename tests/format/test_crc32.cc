@@ -16,5 +16,6 @@ TEST_CASE("CRC-32 as everybody else computes it", "[format]") {
   CHECK(of("The quick brown fox jumps over the lazy dog") == 0x414FA339u);
   CHECK(of(std::string(32, '\0')) == 0x190A55ADu);
   CHECK(of(std::string(32, '\xFF')) == 0xFF6CAB0Bu);
-  for (size_t cut = 0; cut <= 9; ++cut) CHECK(of(std::string_view("123456789").substr(cut), of(std::string_view("123456789").substr(0, cut))) == 0xCBF43926u);
+  for (size_t cut = 0; cut <= 9; ++cut)
+    CHECK(of(std::string_view("123456789").substr(cut), of(std::string_view("123456789").substr(0, cut))) == 0xCBF43926u);
 }

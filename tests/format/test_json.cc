@@ -6,7 +6,8 @@
 using namespace flexgen;
 
 TEST_CASE("good JSON is read as it stands", "[format]") {
-  const auto j = parse_json(R"( {"a": [1, -2, 3.5, 18446744073709551615], "b": {"c": "\u00e9\ud83d\ude00", "d": null}, "e": true, "": {}} )", "x.json");
+  const auto j =
+      parse_json(R"( {"a": [1, -2, 3.5, 18446744073709551615], "b": {"c": "\u00e9\ud83d\ude00", "d": null}, "e": true, "": {}} )", "x.json");
   CHECK(j["a"][0] == 1);
   CHECK(j["a"][1] == -2);
   CHECK(j["a"][1].is_number_integer());
@@ -41,8 +42,8 @@ TEST_CASE("bad JSON is refused with the byte", "[format]") {
       {"// comment\n1", "x.json: invalid JSON at byte 0"},
       {std::string("{\"a\0\": 1}", 9), "x.json: invalid JSON at byte 3"},
       {"[\"ab\xFF\"]", "x.json: invalid UTF-8 at byte 4"},
-      {"[\"\xC0\xAF\"]", "x.json: invalid UTF-8 at byte 2"},                  // overlong
-      {"[\"\xED\xA0\x80\"]", "x.json: invalid UTF-8 at byte 3"},              // a surrogate
+      {"[\"\xC0\xAF\"]", "x.json: invalid UTF-8 at byte 2"},      // overlong
+      {"[\"\xED\xA0\x80\"]", "x.json: invalid UTF-8 at byte 3"},  // a surrogate
       {R"({"w": 1, "v": 2, "w": 3})", "x.json: key 'w' is given twice, the second ends at byte 19; refusing an ambiguous file"},
       {R"({"a": {"\u001b": 1, "\u001B": 2}})", "x.json: key '\\x1b' is given twice"},
       {std::string(33, '['), "x.json: JSON is nested deeper than 32 levels at byte 32"},
@@ -56,7 +57,8 @@ TEST_CASE("bad JSON is refused with the byte", "[format]") {
 
 TEST_CASE("limits and the fault are the caller's", "[format]") {
   CHECK(parse_json(std::string(32, '[') + std::string(32, ']'), "x").size() == 1);
-  CHECK_FAULT(parse_json("[[1]]", "line 4", {.depth = 1, .fault = Fault::usage}), Fault::usage, "line 4: JSON is nested deeper than 1 levels at byte 1");
+  CHECK_FAULT(parse_json("[[1]]", "line 4", {.depth = 1, .fault = Fault::usage}), Fault::usage,
+              "line 4: JSON is nested deeper than 1 levels at byte 1");
   CHECK_FAULT(parse_json("[1,2,3,4]", "x", {.values = 4}), Fault::checkpoint, "x: JSON holds more than 4 values at byte");
   CHECK(parse_json("[1,2,3]", "x", {.values = 4}).size() == 3);
 }

@@ -8,7 +8,8 @@ using namespace flexgen;
 
 TEST_CASE("typed members", "[format]") {
   const auto j = parse_json(R"({"n": 12, "x": 0.5, "yes": true, "s": "text", "nothing": null, "big": 9223372036854775808, "three": 3.0,
-                               "list": [1], "object": {}, "escape": "\u001b[31m"})", "c.json");
+                               "list": [1], "object": {}, "escape": "\u001b[31m"})",
+                            "c.json");
   const JsonFields f(j, "c.json");
   CHECK(f.whole("n", 1, 12) == 12);
   CHECK(f.whole_or("absent", 7, 0, 1) == 7);

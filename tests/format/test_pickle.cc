@@ -20,20 +20,34 @@ std::string show(const Pickle& p, PickleValue v) {
     return open + close;
   };
   switch (v.kind) {
-    case PickleKind::none: return "None";
-    case PickleKind::boolean: return v.at ? "True" : "False";
-    case PickleKind::integer: return std::to_string(v.at);
-    case PickleKind::big_integer: return fmt::format("big{}", v.size);
-    case PickleKind::real: return "real";
-    case PickleKind::text: return fmt::format("'{}'", p.text(v));
-    case PickleKind::bytes: return fmt::format("b'{}'", p.text(v));
-    case PickleKind::tuple: return list("(", ")");
-    case PickleKind::list: return list("[", "]");
-    case PickleKind::set: return list("{", "}");
-    case PickleKind::dict: return list("d{", "}");
-    case PickleKind::global: return p.global(v);
-    case PickleKind::call: return p.is_plain_call(v) ? list(p.global(v) + "(", ")") : fmt::format("unknown from {}", p.global(v));
-    case PickleKind::persistent: return fmt::format("@{}", show(p, p.id(v)));
+    case PickleKind::none:
+      return "None";
+    case PickleKind::boolean:
+      return v.at ? "True" : "False";
+    case PickleKind::integer:
+      return std::to_string(v.at);
+    case PickleKind::big_integer:
+      return fmt::format("big{}", v.size);
+    case PickleKind::real:
+      return "real";
+    case PickleKind::text:
+      return fmt::format("'{}'", p.text(v));
+    case PickleKind::bytes:
+      return fmt::format("b'{}'", p.text(v));
+    case PickleKind::tuple:
+      return list("(", ")");
+    case PickleKind::list:
+      return list("[", "]");
+    case PickleKind::set:
+      return list("{", "}");
+    case PickleKind::dict:
+      return list("d{", "}");
+    case PickleKind::global:
+      return p.global(v);
+    case PickleKind::call:
+      return p.is_plain_call(v) ? list(p.global(v) + "(", ")") : fmt::format("unknown from {}", p.global(v));
+    case PickleKind::persistent:
+      return fmt::format("@{}", show(p, p.id(v)));
   }
   return "?";
 }
@@ -77,12 +91,17 @@ TEST_CASE("each instruction of protocols 2 to 5", "[format]") {
   CHECK(show("}K\1K\2s(K\3K\4u") == "d{1, 2, 3, 4}");
   CHECK(show("\x8f(K\1K\2\x90") == "{1, 2}");
   CHECK(show("(K\1\x91") == "{1}");
-  CHECK(show("NK\1" "0") == "None");
-  CHECK(show("N(K\1K\2" "1") == "None");
+  CHECK(show("NK\1"
+             "0") == "None");
+  CHECK(show("N(K\1K\2"
+             "1") == "None");
   CHECK(show("N(0") == "None");  // POP takes a mark
-  CHECK(show("K\1" "2\x86") == "(1, 1)");
-  CHECK(show("K\1q\5" "0h\5") == "1");
-  CHECK(show("K\1r\0\1\0\0" "0j\0\1\0\0"s) == "1");
+  CHECK(show("K\1"
+             "2\x86") == "(1, 1)");
+  CHECK(show("K\1q\5"
+             "0h\5") == "1");
+  CHECK(show("K\1r\0\1\0\0"
+             "0j\0\1\0\0"s) == "1");
   CHECK(show("K\1\x94K\2\x94h\0\x87"s) == "(1, 2, 1)");
   CHECK(show("]q\0h\0K\1a0"s) == "[1]");  // containers are shared
   CHECK(show("cos\nsystem\n") == "os.system");
@@ -134,11 +153,11 @@ TEST_CASE("broken pickles are refused with the byte", "[format]") {
       {cat("c", std::string(2000, 'x'), "\nx\n"), "p: damaged pickle: a name of more than 1024 bytes (byte 2)"},
       {cat("c", std::string(2000, 'x')), "p: damaged pickle: a name of more than 1024 bytes (byte 2)"},
       {"\x80\x02N", "p: unsupported pickle instruction 0x80 at byte 2"},
-      {"\x82\x01", "p: unsupported pickle instruction 0x82 at byte 2"},         // EXT1
-      {"(ios\nsystem\n", "p: unsupported pickle instruction 0x69 at byte 3"},   // INST
-      {"(cos\nsystem\no", "p: unsupported pickle instruction 0x6f at byte 14"}, // OBJ
+      {"\x82\x01", "p: unsupported pickle instruction 0x82 at byte 2"},          // EXT1
+      {"(ios\nsystem\n", "p: unsupported pickle instruction 0x69 at byte 3"},    // INST
+      {"(cos\nsystem\no", "p: unsupported pickle instruction 0x6f at byte 14"},  // OBJ
       {"I1\n", "p: unsupported pickle instruction 0x49 at byte 2"},
-      {"\x97", "p: unsupported pickle instruction 0x97 at byte 2"},             // NEXT_BUFFER
+      {"\x97", "p: unsupported pickle instruction 0x97 at byte 2"},  // NEXT_BUFFER
       {"X\xff\xff\xff\xff", "p: damaged pickle: it ends in the middle of an instruction or without STOP"},
       {"\x8d\x00\x00\x00\x00\x01\x00\x00\x00"s, "p: pickle: a text of 4294967296 bytes at byte 2, allowed 4294967295"},
       {"\x95\xff\xff\xff\xff\xff\xff\xff\xff", "p: damaged pickle: it ends in the middle of an instruction or without STOP"},

@@ -65,7 +65,8 @@ TEST_CASE("every element of every layout, whatever is asked for at a time", "[fo
     for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<uint16_t>(i);
     const std::string bytes(reinterpret_cast<const char*>(values.data()), values.size() * 2);
     TempDir dir;
-    const std::string path = dir.write("m.bin", zip_bin(whole(dict({{"w", tensor(storage("HalfStorage", "0", l.numel), l.first, l.shape, l.strides)}})), {{"0", bytes}}));
+    const std::string path =
+        dir.write("m.bin", zip_bin(whole(dict({{"w", tensor(storage("HalfStorage", "0", l.numel), l.first, l.shape, l.strides)}})), {{"0", bytes}}));
     const Checkpoint c = Checkpoint::open_file(path);
     for (const int64_t n : {1, 7, 1000})
       for (const size_t buffer : {size_t{0}, size_t{128} << 10, size_t{32} << 20}) check(c, l, n, buffer);
@@ -75,7 +76,8 @@ TEST_CASE("every element of every layout, whatever is asked for at a time", "[fo
 TEST_CASE("rows outside the tensor are a caller's mistake", "[format]") {
   using namespace testing::pickle;
   TempDir dir;
-  const Checkpoint c = Checkpoint::open_file(dir.write("m.bin", zip_bin(whole(dict({{"w", tensor(storage("HalfStorage", "0", 6), 0, {3, 2}, {2, 1})}})), {{"0", "123456789012"}})));
+  const Checkpoint c = Checkpoint::open_file(
+      dir.write("m.bin", zip_bin(whole(dict({{"w", tensor(storage("HalfStorage", "0", 6), 0, {3, 2}, {2, 1})}})), {{"0", "123456789012"}})));
   std::vector<std::byte> dst(8);
   CHECK_NOTHROW(read_rows(c, *c.find("w"), 1, 2, dst));
   CHECK_FAULT(read_rows(c, *c.find("w"), 2, 2, dst), Fault::internal, "rows 2 + 2 of 3");

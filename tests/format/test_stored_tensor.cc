@@ -43,10 +43,13 @@ TEST_CASE("the last element decides whether a view fits", "[format]") {
   CHECK(placed({0, 5}, {5, 1}, 500).offset == 1000);  // no element, no place
   CHECK(placed({1000}, {0}, 99).offset == 1198);
   CHECK(placed({100, 1}, {1, INT64_MAX}, 0).offset == 1000);
-  CHECK_FAULT(placed({10, 10}, {10, 1}, 1), Fault::checkpoint, "f: tensor 'w': reaches element 100 of a storage of 100: shape [10, 10], strides [10, 1], offset 1.");
+  CHECK_FAULT(placed({10, 10}, {10, 1}, 1), Fault::checkpoint,
+              "f: tensor 'w': reaches element 100 of a storage of 100: shape [10, 10], strides [10, 1], offset 1.");
   CHECK_FAULT(placed({}, {}, 100), Fault::checkpoint, "f: tensor 'w': reaches element 100 of a storage of 100");
-  CHECK_FAULT(placed({3, 3}, {INT64_MAX, INT64_MAX}, 0), Fault::checkpoint, "f: tensor 'w': strides [9223372036854775807, 9223372036854775807] overflow 64 bits");
-  CHECK_FAULT(placed({1ll << 30}, {0}, 0), Fault::checkpoint, "f: tensor 'w': strides [0] make 1073741824 elements out of 100 stored ones; allowed where that is at most 64.0 MiB");
+  CHECK_FAULT(placed({3, 3}, {INT64_MAX, INT64_MAX}, 0), Fault::checkpoint,
+              "f: tensor 'w': strides [9223372036854775807, 9223372036854775807] overflow 64 bits");
+  CHECK_FAULT(placed({1ll << 30}, {0}, 0), Fault::checkpoint,
+              "f: tensor 'w': strides [0] make 1073741824 elements out of 100 stored ones; allowed where that is at most 64.0 MiB");
   CHECK(placed({32 << 20}, {0}, 0).bytes() == kMaxRepeatedBytes);
 }
 

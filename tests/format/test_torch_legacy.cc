@@ -21,7 +21,8 @@ std::string stored(const std::string& bytes, int64_t numel) { return cat(le(nume
 TEST_CASE("storages and their views in files from before 1.6", "[format]") {
   const std::string a = legacy_storage("HalfStorage", "a", 6);
   const std::string view = legacy_storage("FloatStorage", "b", 10, tuple({text("b-view"), number(2), number(6)}));
-  const std::string object = whole(dict({{"x", tensor(a, 0, {2, 3}, {3, 1})}, {"y", tensor(a, 1, {2}, {3})}, {"z", tensor(view, 1, {2, 2}, {2, 1})}}));
+  const std::string object =
+      whole(dict({{"x", tensor(a, 0, {2, 3}, {3, 1})}, {"y", tensor(a, 1, {2}, {3})}, {"z", tensor(view, 1, {2, 2}, {2, 1})}}));
   const std::string bytes = legacy_head() + object + key_list({"b", "a"}) + stored(std::string(40, 'b'), 10) + stored(std::string(12, 'a'), 6);
   const auto ts = read(bytes);
   REQUIRE(ts.size() == 3);
@@ -44,7 +45,8 @@ TEST_CASE("storages and their views in files from before 1.6", "[format]") {
 
 TEST_CASE("a pickle longer than the first window", "[format]") {
   std::vector<std::pair<std::string, std::string>> many;
-  for (int i = 0; i < 2000; ++i) many.emplace_back(cat("a rather long name of a tensor ", std::to_string(i)), tensor(legacy_storage("HalfStorage", "a", 6), 0, {6}, {1}));
+  for (int i = 0; i < 2000; ++i)
+    many.emplace_back(cat("a rather long name of a tensor ", std::to_string(i)), tensor(legacy_storage("HalfStorage", "a", 6), 0, {6}, {1}));
   const std::string object = whole(dict(many));
   REQUIRE(object.size() > 128 << 10);
   CHECK(read(legacy_head() + object + key_list({"a"}) + stored(std::string(12, 'a'), 6)).size() == 2000);
@@ -75,12 +77,18 @@ TEST_CASE("a broken legacy file is refused", "[format]") {
       {head + object + key_list({"a"}) + data.substr(0, 19), "model.bin: storage 'a' passes the end of the file (byte "},
       {head + object + key_list({"a"}) + "1234", "model.bin: storage 'a' passes the end of the file (byte "},
       {head + object + key_list({"a"}) + data + "junk", "after the last storage, belong to no tensor"},
-      {with_storage(legacy_storage("QInt8Storage", "a", 6)), "model.bin: storage 'a': found class 'torch.QInt8Storage', which is not known, so its size is not either"},
-      {with_storage(legacy_storage("HalfStorage", "a", 6, tuple({text("v"), number(4), number(3)}))), "damaged pickle: view of storage 'a': elements 4 + 3 pass its 6"},
-      {with_storage(legacy_storage("HalfStorage", "a", 6, tuple({text("v"), number(-1), number(3)}))), "damaged pickle: view of storage 'a': found a tuple, allowed a key and two numbers"},
-      {with_storage(legacy_storage("HalfStorage", "a", 6, number(3))), "damaged pickle: view of storage 'a': found a number, allowed a key and two numbers"},
-      {with_storage(legacy_storage("HalfStorage", "a", 6, tuple({text("v"), number(1), number(4)}))), "tensor 'x': reaches element 5 of a storage of 4"},
-      {head + whole(dict({{"x", tensor(a, 0, {6}, {1})}, {"y", tensor(legacy_storage("FloatStorage", "a", 3), 0, {3}, {1})}})) + key_list({"a"}) + data,
+      {with_storage(legacy_storage("QInt8Storage", "a", 6)),
+       "model.bin: storage 'a': found class 'torch.QInt8Storage', which is not known, so its size is not either"},
+      {with_storage(legacy_storage("HalfStorage", "a", 6, tuple({text("v"), number(4), number(3)}))),
+       "damaged pickle: view of storage 'a': elements 4 + 3 pass its 6"},
+      {with_storage(legacy_storage("HalfStorage", "a", 6, tuple({text("v"), number(-1), number(3)}))),
+       "damaged pickle: view of storage 'a': found a tuple, allowed a key and two numbers"},
+      {with_storage(legacy_storage("HalfStorage", "a", 6, number(3))),
+       "damaged pickle: view of storage 'a': found a number, allowed a key and two numbers"},
+      {with_storage(legacy_storage("HalfStorage", "a", 6, tuple({text("v"), number(1), number(4)}))),
+       "tensor 'x': reaches element 5 of a storage of 4"},
+      {head + whole(dict({{"x", tensor(a, 0, {6}, {1})}, {"y", tensor(legacy_storage("FloatStorage", "a", 3), 0, {3}, {1})}})) + key_list({"a"}) +
+           data,
        "model.bin: storage 'a': found 3 elements of torch.FloatStorage, elsewhere 6 of torch.HalfStorage"},
   };
   for (const Case& c : cases) {

@@ -11,8 +11,10 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
-    flexgen::ModelDescription m = flexgen::opt_description(flexgen::parse_json({reinterpret_cast<const char*>(data), size}, "config.json"), "config.json");
-    if (m.n_heads * m.head_dim != m.width || m.n_kv_heads != m.n_heads || m.n_layers < 1 || m.vocab < 1 || m.embed_width < 1 || m.max_positions < 1) std::abort();
+    flexgen::ModelDescription m =
+        flexgen::opt_description(flexgen::parse_json({reinterpret_cast<const char*>(data), size}, "config.json"), "config.json");
+    if (m.n_heads * m.head_dim != m.width || m.n_kv_heads != m.n_heads || m.n_layers < 1 || m.vocab < 1 || m.embed_width < 1 || m.max_positions < 1)
+      std::abort();
     m.n_layers = m.n_layers % 8 + 1;
     for (const flexgen::RecordSpec& record : flexgen::records(m))
       for (const flexgen::TensorSpec& t : record.tensors) {

@@ -18,7 +18,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const std::string folder = [] {
     const auto shard = [](const char* a, const char* b) {
       return testing::safetensors_file(
-          fmt::format(R"({{"{}":{{"dtype":"F16","shape":[2],"data_offsets":[0,4]}},"{}":{{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}}})", a, b), "12345678");
+          fmt::format(R"({{"{}":{{"dtype":"F16","shape":[2],"data_offsets":[0,4]}},"{}":{{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}}})", a, b),
+          "12345678");
     };
     parent.write("outside.safetensors", shard("o", "p"));
     parent.write("model/one", shard("a", "b"));

@@ -32,14 +32,21 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         case PickleKind::tuple:
         case PickleKind::list:
         case PickleKind::set:
-        case PickleKind::dict: todo.insert(todo.end(), p->items(v).begin(), p->items(v).end()); break;
-        case PickleKind::global: (void)p->global(v); break;
+        case PickleKind::dict:
+          todo.insert(todo.end(), p->items(v).begin(), p->items(v).end());
+          break;
+        case PickleKind::global:
+          (void)p->global(v);
+          break;
         case PickleKind::call:
           (void)p->global(v);
           if (p->is_plain_call(v)) todo.insert(todo.end(), p->arguments(v).begin(), p->arguments(v).end());
           break;
-        case PickleKind::persistent: todo.push_back(p->id(v)); break;
-        default: break;
+        case PickleKind::persistent:
+          todo.push_back(p->id(v));
+          break;
+        default:
+          break;
       }
     }
   } catch (const Error& e) {

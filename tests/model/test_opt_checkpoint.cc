@@ -35,7 +35,8 @@ Tensors tiny(const std::string& prefix = "model.decoder.", int64_t n_layers = 2)
   add("final_layer_norm.bias", {4});
   for (int64_t i = 0; i < n_layers; ++i) {
     const std::string l = fmt::format("layers.{}.", i);
-    for (const char* p : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"}) add(l + p + ".weight", {4, 4}), add(l + p + ".bias", {4});
+    for (const char* p : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"})
+      add(l + p + ".weight", {4, 4}), add(l + p + ".bias", {4});
     for (const char* n : {"self_attn_layer_norm", "final_layer_norm"}) add(l + n + ".weight", {4}), add(l + n + ".bias", {4});
     add(l + "fc1.weight", {6, 4}), add(l + "fc1.bias", {6}), add(l + "fc2.weight", {4, 6}), add(l + "fc2.bias", {4});
   }
@@ -78,7 +79,8 @@ struct Opened {
     for (const auto& [name, t] : tensors) {
       uint64_t bytes = t.dtype == "F32" ? 4 : t.dtype == "I64" ? 8 : 2;
       for (const int64_t d : t.shape) bytes *= static_cast<uint64_t>(d);
-      header += fmt::format(R"({}"{}":{{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})", header.empty() ? "" : ",", name, t.dtype, to_string(t.shape), at, at + bytes);
+      header += fmt::format(R"({}"{}":{{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})", header.empty() ? "" : ",", name, t.dtype,
+                            to_string(t.shape), at, at + bytes);
       at += bytes;
     }
     dir.write("model.safetensors", safetensors_file(fmt::format("{{{}}}", header), std::string(at, '\0')));
@@ -120,7 +122,8 @@ ModelSources golden_sources(const Checkpoint& c, const std::string& folder) {
 }  // namespace
 
 TEST_CASE("committed checkpoints have a source for every tensor", "[model]") {
-  const std::map<std::string, size_t> n_tensors{{"golden/prenorm-f16-bin", 40}, {"golden/postnorm-proj-f16", 40}, {"golden/head128-bf16-sharded", 28}, {"tiny-opt", 76}};
+  const std::map<std::string, size_t> n_tensors{
+      {"golden/prenorm-f16-bin", 40}, {"golden/postnorm-proj-f16", 40}, {"golden/head128-bf16-sharded", 28}, {"tiny-opt", 76}};
   for (const auto& [name, n] : n_tensors) {
     INFO(name);
     const Checkpoint c = Checkpoint::open(test_data(name));
@@ -152,8 +155,9 @@ TEST_CASE("q, k and v become one matrix, in that order", "[model]") {
   const Opened o(tiny());
   check_complete(o.sources);
   CHECK(o.sources.notes.empty());
-  CHECK(o.part_names("layers.1.attn.qkv.weight") ==
-        "model.decoder.layers.1.self_attn.q_proj.weight model.decoder.layers.1.self_attn.k_proj.weight model.decoder.layers.1.self_attn.v_proj.weight");
+  CHECK(
+      o.part_names("layers.1.attn.qkv.weight") ==
+      "model.decoder.layers.1.self_attn.q_proj.weight model.decoder.layers.1.self_attn.k_proj.weight model.decoder.layers.1.self_attn.v_proj.weight");
   CHECK(o.part_names("layers.0.attn.qkv.bias") ==
         "model.decoder.layers.0.self_attn.q_proj.bias model.decoder.layers.0.self_attn.k_proj.bias model.decoder.layers.0.self_attn.v_proj.bias");
   CHECK(o.part_names("layers.1.attn.norm.weight") == "model.decoder.layers.1.self_attn_layer_norm.weight");
@@ -186,8 +190,11 @@ TEST_CASE("names as the different savers wrote them", "[model]") {
 
   Tensors both = tiny();
   both["decoder.embed_tokens.weight"] = {"F16", {5, 4}};
-  check_refused(both, "", "/model.safetensors: found both 'model.decoder.embed_tokens.weight' and 'decoder.embed_tokens.weight'; refusing an ambiguous checkpoint");
-  check_refused({{"h.0.attn.weight", {"F16", {5}}}}, "", "/model.safetensors: tensor 'model.decoder.embed_tokens.weight' (or without 'model.', or without 'model.decoder.') is missing: "
+  check_refused(
+      both, "",
+      "/model.safetensors: found both 'model.decoder.embed_tokens.weight' and 'decoder.embed_tokens.weight'; refusing an ambiguous checkpoint");
+  check_refused({{"h.0.attn.weight", {"F16", {5}}}}, "",
+                "/model.safetensors: tensor 'model.decoder.embed_tokens.weight' (or without 'model.', or without 'model.decoder.') is missing: "
                 "found 1 tensors, the first is 'h.0.attn.weight'. This is no OPT checkpoint");
   check_refused({}, "", "is missing: found 0 tensors. This is no OPT checkpoint");
 }
@@ -219,7 +226,8 @@ TEST_CASE("switches follow what the whole checkpoint has", "[model]") {
   const Opened a(no_bias);
   CHECK_FALSE(a.sources.description.bias);
   REQUIRE(a.sources.notes.size() == 1);
-  CHECK(a.sources.notes[0] == "config.json: enable_bias is true or absent, but nothing in the checkpoint says that linear layers have biases: taken as false");
+  CHECK(a.sources.notes[0] ==
+        "config.json: enable_bias is true or absent, but nothing in the checkpoint says that linear layers have biases: taken as false");
   CHECK_FALSE(a.has("layers.0.attn.qkv.bias"));
   CHECK(a.has("layers.0.attn.norm.bias"));
 
@@ -228,20 +236,24 @@ TEST_CASE("switches follow what the whole checkpoint has", "[model]") {
   const Opened b(no_norm);
   CHECK_FALSE(b.sources.description.norm_affine);
   REQUIRE(b.sources.notes.size() == 1);
-  CHECK(b.sources.notes[0] == "config.json: layer_norm_elementwise_affine is true or absent, but nothing in the checkpoint says that norms have weights: taken as false");
+  CHECK(b.sources.notes[0] ==
+        "config.json: layer_norm_elementwise_affine is true or absent, but nothing in the checkpoint says that norms have weights: taken as false");
   CHECK(b.sources.description.final_norm);
   CHECK_FALSE(b.has("head.norm.weight"));
 
   const Opened c(tiny(), R"("enable_bias": false, "layer_norm_elementwise_affine": false)");
   REQUIRE(c.sources.notes.size() == 2);
-  CHECK(c.sources.notes[0] == "config.json: enable_bias is false, but in the checkpoint linear layers have biases: they are ignored, as transformers does");
-  CHECK(c.sources.notes[1] == "config.json: layer_norm_elementwise_affine is false, but in the checkpoint norms have weights: they are ignored, as transformers does");
+  CHECK(c.sources.notes[0] ==
+        "config.json: enable_bias is false, but in the checkpoint linear layers have biases: they are ignored, as transformers does");
+  CHECK(c.sources.notes[1] ==
+        "config.json: layer_norm_elementwise_affine is false, but in the checkpoint norms have weights: they are ignored, as transformers does");
   CHECK_FALSE(c.has("layers.0.mlp.fc1.bias"));
   CHECK_FALSE(c.has("layers.0.mlp.norm.weight"));
 
   const Opened d(tiny(), R"("_remove_final_layer_norm": true)");
   REQUIRE(d.sources.notes.size() == 1);
-  CHECK(d.sources.notes[0] == "config.json: the checkpoint has a final norm, but _remove_final_layer_norm is true: it is ignored, as transformers does");
+  CHECK(d.sources.notes[0] ==
+        "config.json: the checkpoint has a final norm, but _remove_final_layer_norm is true: it is ignored, as transformers does");
   CHECK_FALSE(d.has("head.norm.weight"));
   const Opened e(tiny(), R"("do_layer_norm_before": false)");
   REQUIRE(e.sources.notes.size() == 1);
@@ -251,7 +263,8 @@ TEST_CASE("switches follow what the whole checkpoint has", "[model]") {
   more["model.decoder.layers.0.extra"] = more["rotary"] = {"F16", {1}};
   const Opened f(more);
   REQUIRE(f.sources.notes.size() == 1);
-  CHECK_THAT(f.sources.notes[0], Catch::EndsWith("/model.safetensors: 2 tensors that OPT does not have are ignored, the first is 'model.decoder.layers.0.extra'"));
+  CHECK_THAT(f.sources.notes[0],
+             Catch::EndsWith("/model.safetensors: 2 tensors that OPT does not have are ignored, the first is 'model.decoder.layers.0.extra'"));
 }
 
 TEST_CASE("some missing, too many, other shapes: refused by name", "[model]") {
@@ -260,15 +273,20 @@ TEST_CASE("some missing, too many, other shapes: refused by name", "[model]") {
     REQUIRE(t.erase(cat("model.decoder.", name)) == 1);
     return t;
   };
-  check_refused(without("layers.1.self_attn.k_proj.bias"), "", "/model.safetensors: tensor 'model.decoder.layers.1.self_attn.k_proj.bias' is missing");
+  check_refused(without("layers.1.self_attn.k_proj.bias"), "",
+                "/model.safetensors: tensor 'model.decoder.layers.1.self_attn.k_proj.bias' is missing");
   check_refused(without("layers.1.fc2.bias"), "", "tensor 'model.decoder.layers.1.fc2.bias' is missing");
   check_refused(without("layers.0.final_layer_norm.bias"), "", "tensor 'model.decoder.layers.0.final_layer_norm.bias' is missing");
   check_refused(without("layers.0.self_attn.v_proj.weight"), "", "tensor 'model.decoder.layers.0.self_attn.v_proj.weight' is missing");
   check_refused(without("embed_positions.weight"), "", "tensor 'model.decoder.embed_positions.weight' is missing");
-  check_refused(without("final_layer_norm.weight"), "", "tensor 'model.decoder.final_layer_norm.weight' is missing (a model without a final norm has _remove_final_layer_norm true in config.json)");
-  check_refused(tiny("model.decoder.", 1), "", "tensor 'model.decoder.layers.1.self_attn_layer_norm.weight' is missing (config.json says 2 layers, the checkpoint has 1)");
+  check_refused(
+      without("final_layer_norm.weight"), "",
+      "tensor 'model.decoder.final_layer_norm.weight' is missing (a model without a final norm has _remove_final_layer_norm true in config.json)");
+  check_refused(tiny("model.decoder.", 1), "",
+                "tensor 'model.decoder.layers.1.self_attn_layer_norm.weight' is missing (config.json says 2 layers, the checkpoint has 1)");
   check_refused(tiny("model.decoder.", 3), "", "config.json: num_hidden_layers: found 2, but the checkpoint has 3 layers: ");
-  check_refused(tiny(), R"("word_embed_proj_dim": 2)", "/model.safetensors: tensor 'model.decoder.embed_tokens.weight': shape: found [5, 4], allowed [5, 2], which is what config.json says "
+  check_refused(tiny(), R"("word_embed_proj_dim": 2)",
+                "/model.safetensors: tensor 'model.decoder.embed_tokens.weight': shape: found [5, 4], allowed [5, 2], which is what config.json says "
                 "(vocab_size 5, hidden_size 4, ffn_dim 6, word_embed_proj_dim 2, max_position_embeddings 3)");
 
   const auto shaped = [](const std::string& name, Shape shape) {
@@ -276,14 +294,18 @@ TEST_CASE("some missing, too many, other shapes: refused by name", "[model]") {
     t[cat("model.decoder.", name)].shape = std::move(shape);
     return t;
   };
-  check_refused(shaped("embed_tokens.weight", {6, 4}), "", "tensor 'model.decoder.embed_tokens.weight': shape: found [6, 4], allowed [5, 4], which is what config.json says (vocab_size 5,");
+  check_refused(shaped("embed_tokens.weight", {6, 4}), "",
+                "tensor 'model.decoder.embed_tokens.weight': shape: found [6, 4], allowed [5, 4], which is what config.json says (vocab_size 5,");
   check_refused(shaped("embed_positions.weight", {3, 4}), "", "tensor 'model.decoder.embed_positions.weight': shape: found [3, 4], allowed [5, 4]");
   check_refused(shaped("layers.1.fc1.weight", {4, 6}), "", "tensor 'model.decoder.layers.1.fc1.weight': shape: found [4, 6], allowed [6, 4]");
-  check_refused(shaped("layers.1.self_attn.q_proj.bias", {4, 1}), "", "tensor 'model.decoder.layers.1.self_attn.q_proj.bias': shape: found [4, 1], allowed [4]");
+  check_refused(shaped("layers.1.self_attn.q_proj.bias", {4, 1}), "",
+                "tensor 'model.decoder.layers.1.self_attn.q_proj.bias': shape: found [4, 1], allowed [4]");
 
   Tensors projected = tiny();
   projected["model.decoder.project_in.weight"] = {"F16", {4, 2}};
-  check_refused(projected, "", "config.json: word_embed_proj_dim: found 4, the same as hidden_size, but the checkpoint has tensor 'model.decoder.project_in.weight' of shape [4, 2]");
+  check_refused(projected, "",
+                "config.json: word_embed_proj_dim: found 4, the same as hidden_size, but the checkpoint has tensor 'model.decoder.project_in.weight' "
+                "of shape [4, 2]");
 }
 
 TEST_CASE("projections as OPT-350m has them", "[model]") {

@@ -11,7 +11,9 @@ namespace {
 
 ModelDescription read(const std::string& text) { return opt_description(parse_json(text, "config.json"), "config.json"); }
 // the smallest config there is, and these members
-ModelDescription with(const std::string& members) { return read(fmt::format(R"({{"model_type": "opt"{}{}}})", members.empty() ? "" : ", ", members)); }
+ModelDescription with(const std::string& members) {
+  return read(fmt::format(R"({{"model_type": "opt"{}{}}})", members.empty() ? "" : ", ", members));
+}
 
 }  // namespace
 
@@ -41,7 +43,8 @@ TEST_CASE("transformers' defaults", "[model]") {
 }
 
 TEST_CASE("what the config says is obeyed", "[model]") {
-  const ModelDescription m = with(R"("hidden_size": 1024, "num_hidden_layers": 24, "ffn_dim": 4096, "num_attention_heads": 16, "word_embed_proj_dim": 512,
+  const ModelDescription m =
+      with(R"("hidden_size": 1024, "num_hidden_layers": 24, "ffn_dim": 4096, "num_attention_heads": 16, "word_embed_proj_dim": 512,
     "vocab_size": 50000, "max_position_embeddings": 1024, "do_layer_norm_before": false, "activation_function": "gelu", "enable_bias": false,
     "layer_norm_elementwise_affine": false, "tie_word_embeddings": false, "dropout": 0.1, "prefix": "</s>", "unknown": [1])");
   CHECK(m.width == 1024);
@@ -73,7 +76,9 @@ TEST_CASE("published shapes", "[model]") {
   // model_type, hidden_size, layers, heads and what follows from them; OPT-175B and Galactica 120B
   const ModelDescription opt = with(R"("hidden_size": 12288, "num_hidden_layers": 96, "ffn_dim": 49152, "num_attention_heads": 96)");
   CHECK(opt.head_dim == 128);
-  const ModelDescription galactica = with(R"("hidden_size": 10240, "num_hidden_layers": 96, "ffn_dim": 40960, "num_attention_heads": 80, "vocab_size": 50000, "activation_function": "gelu")");
+  const ModelDescription galactica = with(
+      R"("hidden_size": 10240, "num_hidden_layers": 96, "ffn_dim": 40960, "num_attention_heads": 80, "vocab_size": 50000,
+              "activation_function": "gelu")");
   CHECK(galactica.head_dim == 128);
   CHECK(with(R"("hidden_size": 2560, "num_hidden_layers": 32, "ffn_dim": 10240, "num_attention_heads": 32)").head_dim == 80);
 }
@@ -106,7 +111,8 @@ TEST_CASE("configs that cannot be obeyed are refused", "[model]") {
       {opt(R"("vocab_size": 16777217)"), "config.json: vocab_size: found 16777217, allowed a whole number from 1 to 16777216"},
       {opt(R"("word_embed_proj_dim": 0)"), "config.json: word_embed_proj_dim: found 0, allowed a whole number from 1"},
       {opt(R"("max_position_embeddings": 0)"), "config.json: max_position_embeddings: found 0, allowed a whole number from 1"},
-      {opt(R"("activation_function": "swish")"), "config.json: activation_function: found 'swish', allowed relu, gelu, gelu_python, gelu_new, gelu_fast, gelu_accurate, gelu_pytorch_tanh"},
+      {opt(R"("activation_function": "swish")"),
+       "config.json: activation_function: found 'swish', allowed relu, gelu, gelu_python, gelu_new, gelu_fast, gelu_accurate, gelu_pytorch_tanh"},
       {opt(R"("activation_function": null, "do_layer_norm_before": 1)"), "config.json: do_layer_norm_before: found 1, allowed true or false"},
       {opt(R"("_remove_final_layer_norm": "no")"), "config.json: _remove_final_layer_norm: found \"no\", allowed true or false"},
       {opt(R"("enable_bias": 0)"), "config.json: enable_bias: found 0, allowed true or false"},

@@ -43,7 +43,8 @@ inline std::string storage(const std::string& type, const std::string& key, int6
 }
 inline std::string ordered_dict() { return call(global("collections", "OrderedDict"), ")"); }
 inline std::string tensor(const std::string& a_storage, int64_t first, const std::vector<int64_t>& shape, const std::vector<int64_t>& strides) {
-  return call(global("torch._utils", "_rebuild_tensor_v2"), tuple({a_storage, number(first), numbers(shape), numbers(strides), "\x89", ordered_dict()}));
+  return call(global("torch._utils", "_rebuild_tensor_v2"),
+              tuple({a_storage, number(first), numbers(shape), numbers(strides), "\x89", ordered_dict()}));
 }
 
 // a zip .bin of a pickle and storages (key, bytes)

@@ -49,8 +49,9 @@ class Checkpoint {
     std::string others;
     for (const char* name : {"tf_model.h5", "flax_model.msgpack", "model.onnx", "consolidated.00.pth"})
       if (fs::exists(folder + "/" + name, ignored)) others += fmt::format("{}{}", others.empty() ? ". Found only " : ", ", name);
-    fail(Fault::checkpoint, "{}: weights: found none of model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json{}",
-         folder, others);
+    fail(Fault::checkpoint,
+         "{}: weights: found none of model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json{}", folder,
+         others);
   }
 
   // One file, by its name's end: .safetensors, or else PyTorch
@@ -82,10 +83,12 @@ class Checkpoint {
   }
 
   void index() {
-    std::sort(tensors_.begin(), tensors_.end(), [](const StoredTensor& a, const StoredTensor& b) { return a.name != b.name ? a.name < b.name : a.file < b.file; });
+    std::sort(tensors_.begin(), tensors_.end(),
+              [](const StoredTensor& a, const StoredTensor& b) { return a.name != b.name ? a.name < b.name : a.file < b.file; });
     for (size_t i = 1; i < tensors_.size(); ++i)
       if (tensors_[i].name == tensors_[i - 1].name)
-        fail(Fault::checkpoint, "{}: {} is also in {}; refusing an ambiguous checkpoint", path(tensors_[i]), quoted(tensors_[i]), path(tensors_[i - 1]));
+        fail(Fault::checkpoint, "{}: {} is also in {}; refusing an ambiguous checkpoint", path(tensors_[i]), quoted(tensors_[i]),
+             path(tensors_[i - 1]));
   }
 
   // {"metadata": {...}, "weight_map": {"tensor": "file name", ...}}
@@ -94,14 +97,18 @@ class Checkpoint {
     const JsonFields fields(root, index_path);
     const auto* map = fields.find("weight_map");
     if (!map || !map->is_object() || map->empty())
-      fail(Fault::checkpoint, "{}: weight_map: found {}, allowed an object with a file name for each tensor", index_path, !map ? "nothing" : map->empty() ? "no tensors" : describe(*map));
+      fail(Fault::checkpoint, "{}: weight_map: found {}, allowed an object with a file name for each tensor", index_path,
+           !map           ? "nothing"
+           : map->empty() ? "no tensors"
+                          : describe(*map));
     std::map<std::string, size_t> shards;  // name -> tensors that it is to hold
     for (const auto& [tensor, shard] : map->items()) {
       const bool text = shard.is_string();
       const std::string name = text ? shard.get<std::string>() : "";
       // A plain name cannot leave the folder. Links are followed: the hub's cache is made of them.
       if (!text || name.empty() || name == "." || name == ".." || name.size() > 255 || name.find_first_of(std::string_view("/\\\0", 3)) != name.npos)
-        fail(Fault::checkpoint, "{}: tensor '{}': shard: found {}, allowed a plain file name in the same folder", index_path, printable(tensor), describe(shard));
+        fail(Fault::checkpoint, "{}: tensor '{}': shard: found {}, allowed a plain file name in the same folder", index_path, printable(tensor),
+             describe(shard));
       ++shards[name];
     }
     if (shards.size() > kMaxShards) fail(Fault::checkpoint, "{}: found {} shards, allowed {}", index_path, shards.size(), kMaxShards);
@@ -110,7 +117,8 @@ class Checkpoint {
       std::error_code ignored;
       const std::string path = folder + "/" + name;
       if (!std::filesystem::exists(path, ignored))
-        fail(Fault::checkpoint, "{}: shard '{}' is missing (named by {} tensors). Download it into the same folder", index_path, printable(name), n_tensors);
+        fail(Fault::checkpoint, "{}: shard '{}' is missing (named by {} tensors). Download it into the same folder", index_path, printable(name),
+             n_tensors);
       file_of[name] = files_.size();
       add(path);
     }
@@ -119,8 +127,8 @@ class Checkpoint {
       const std::string name = shard.get<std::string>();
       const StoredTensor* t = find(tensor);
       if (!t || t->file != file_of[name])
-        fail(Fault::checkpoint, "{}: tensor '{}' is not in shard '{}'{}. The index and the shards are of different checkpoints, or one is damaged", index_path,
-             printable(tensor), printable(name), t ? fmt::format(" but in {}", path(*t)) : "");
+        fail(Fault::checkpoint, "{}: tensor '{}' is not in shard '{}'{}. The index and the shards are of different checkpoints, or one is damaged",
+             index_path, printable(tensor), printable(name), t ? fmt::format(" but in {}", path(*t)) : "");
     }
   }
 

@@ -36,16 +36,17 @@ inline void refuse_foreign(const File& file) {
     size_t at;
     std::string_view what;
   };
-  constexpr std::array<Magic, 10> kMagics{{{"GGUF", 0, "a GGUF file"},
-                                           {"GGML", 0, "a GGML file"},
-                                           {"ggjt", 0, "a GGML file"},
-                                           {"tjgg", 0, "a GGML file"},
-                                           {"\x89HDF\r\n", 0, "an HDF5 file (TensorFlow or Keras)"},
-                                           {"\x93NUMPY", 0, "a NumPy array"},
-                                           {"\x1F\x8B", 0, "a gzip archive"},
-                                           {"\xFD\x37zXZ", 0, "an xz archive"},
-                                           {"BZh", 0, "a bzip2 archive"},
-                                           {"ustar", 257, "a tar archive (PyTorch wrote these before 0.2; load and save the checkpoint with a newer one)"}}};
+  constexpr std::array<Magic, 10> kMagics{
+      {{"GGUF", 0, "a GGUF file"},
+       {"GGML", 0, "a GGML file"},
+       {"ggjt", 0, "a GGML file"},
+       {"tjgg", 0, "a GGML file"},
+       {"\x89HDF\r\n", 0, "an HDF5 file (TensorFlow or Keras)"},
+       {"\x93NUMPY", 0, "a NumPy array"},
+       {"\x1F\x8B", 0, "a gzip archive"},
+       {"\xFD\x37zXZ", 0, "an xz archive"},
+       {"BZh", 0, "a bzip2 archive"},
+       {"ustar", 257, "a tar archive (PyTorch wrote these before 0.2; load and save the checkpoint with a newer one)"}}};
   for (const Magic& m : kMagics)
     if (is(m.bytes, m.at)) fail(Fault::checkpoint, "{}: found {}, allowed a PyTorch .bin or a .safetensors file", file.path(), m.what);
 }

@@ -20,8 +20,8 @@
 namespace flexgen {
 
 struct JsonLimits {
-  size_t depth = 32;            // objects and arrays within each other
-  size_t values = 10'000'000;   // numbers, strings, objects, ... in all: bounds memory to about 1 GiB
+  size_t depth = 32;           // objects and arrays within each other
+  size_t values = 10'000'000;  // numbers, strings, objects, ... in all: bounds memory to about 1 GiB
   Fault fault = Fault::checkpoint;
 };
 
@@ -114,8 +114,8 @@ class JsonBuilder {
   const JsonLimits& limits_;
   const size_t& taken_;
   Json root_;
-  Json* member_ = nullptr;     // where the value of the last key goes
-  std::vector<Json*> open_;    // a parent does not grow while its last child is open, so the addresses hold
+  Json* member_ = nullptr;   // where the value of the last key goes
+  std::vector<Json*> open_;  // a parent does not grow while its last child is open, so the addresses hold
   size_t n_values_ = 0;
 };
 

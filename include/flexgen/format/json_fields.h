@@ -24,7 +24,8 @@ inline std::string describe(const nlohmann::json& v) {
 class JsonFields {
  public:
   // Keeps a reference to object, which must be a JSON object (refused otherwise) and outlive this. what: "config", for messages
-  JsonFields(const nlohmann::json& object, std::string source, Fault fault = Fault::checkpoint) : object_(object), source_(std::move(source)), fault_(fault) {
+  JsonFields(const nlohmann::json& object, std::string source, Fault fault = Fault::checkpoint)
+      : object_(object), source_(std::move(source)), fault_(fault) {
     if (!object_.is_object()) fail(fault_, "{}: found {}, allowed an object", source_, describe(object_));
   }
 
@@ -67,7 +68,8 @@ class JsonFields {
     return *v;
   }
   int64_t whole(std::string_view key, const nlohmann::json& v, int64_t min, int64_t max) const {
-    const bool fits = v.is_number_unsigned() ? v.get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) : v.is_number_integer();
+    const bool fits =
+        v.is_number_unsigned() ? v.get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) : v.is_number_integer();
     if (!fits || v.get<int64_t>() < min || v.get<int64_t>() > max)
       fail(fault_, "{}: {}: found {}, allowed a whole number from {} to {}", source_, printable(key), describe(v), min, max);
     return v.get<int64_t>();

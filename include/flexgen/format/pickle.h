@@ -77,7 +77,8 @@ class Pickle {
   }
   // v is a call of the global itself (not of what it gave) with a tuple of arguments
   bool is_plain_call(PickleValue v) const {
-    return v.kind == PickleKind::call && calls_[static_cast<size_t>(v.at)].direct && calls_[static_cast<size_t>(v.at)].arguments.kind == PickleKind::tuple;
+    return v.kind == PickleKind::call && calls_[static_cast<size_t>(v.at)].direct &&
+           calls_[static_cast<size_t>(v.at)].arguments.kind == PickleKind::tuple;
   }
   // of a plain call
   std::span<const PickleValue> arguments(PickleValue v) const { return items(calls_[static_cast<size_t>(v.at)].arguments); }
@@ -87,6 +88,7 @@ class Pickle {
   std::span<const PickleValue> persistent_ids() const { return persistents_; }
 
   // "a tuple", "a call of 'torch._utils._rebuild_tensor_v2'": for messages
+  // clang-format off
   std::string describe(PickleValue v) const {
     switch (v.kind) {
       case PickleKind::none: return "None";
@@ -106,6 +108,7 @@ class Pickle {
     }
     return "?";
   }
+  // clang-format on
 
  private:
   struct Ended {};  // the bytes end before STOP; never leaves try_recognise
@@ -115,7 +118,7 @@ class Pickle {
   struct Call {
     PickleValue callee;  // never a call: of f(x)(y) it is f
     PickleValue arguments;
-    bool direct;         // the callee itself is called, not what it gave
+    bool direct;  // the callee itself is called, not what it gave
   };
 
   explicit Pickle(std::string bytes) : bytes_(std::move(bytes)) {}
@@ -152,7 +155,8 @@ class Pickle {
       refuse("damaged pickle: {} (byte {})", fmt::format(form, std::forward<Args>(args)...), op_at_);
     }
 
-    // Opcodes by their names in pickletools.py
+    // Opcodes by their names in pickletools.py; a table, so one a line
+    // clang-format off
     void step(unsigned char op) {
       switch (op) {
         case 'N': return push({PickleKind::none});                                   // NONE
@@ -207,6 +211,7 @@ class Pickle {
         default: refuse("unsupported pickle instruction 0x{:02x} at byte {}", op, op_at_);
       }
     }
+    // clang-format on
 
     std::string_view take(uint64_t n) {
       if (n > p_.bytes_.size() - at_) throw Ended{};
@@ -214,7 +219,9 @@ class Pickle {
       return std::string_view(p_.bytes_).substr(at_ - n, n);
     }
     template <typename T>
-    T number() { return load_le<T>(take(sizeof(T)), 0); }
+    T number() {
+      return load_le<T>(take(sizeof(T)), 0);
+    }
 
     // a text up to the end of the line
     PickleValue line() {
@@ -269,7 +276,8 @@ class Pickle {
       push_integer(static_cast<int64_t>(v));
     }
     void push_text(PickleKind kind, uint64_t n_bytes) {
-      if (n_bytes > std::numeric_limits<uint32_t>::max()) refuse("pickle: a text of {} bytes at byte {}, allowed {}", n_bytes, op_at_, std::numeric_limits<uint32_t>::max());
+      if (n_bytes > std::numeric_limits<uint32_t>::max())
+        refuse("pickle: a text of {} bytes at byte {}, allowed {}", n_bytes, op_at_, std::numeric_limits<uint32_t>::max());
       push(place(kind, take(n_bytes)));
     }
 
@@ -326,14 +334,16 @@ class Pickle {
     }
     void stack_global() {
       const PickleValue name = pop(), module = pop();
-      if (name.kind != PickleKind::text || module.kind != PickleKind::text) damaged("STACK_GLOBAL of {} and {}, allowed two texts", p_.describe(module), p_.describe(name));
+      if (name.kind != PickleKind::text || module.kind != PickleKind::text)
+        damaged("STACK_GLOBAL of {} and {}, allowed two texts", p_.describe(module), p_.describe(name));
       push_global(module, name);
     }
     void call(const char* op) {
       const PickleValue arguments = pop(), callee = pop();
       if (callee.kind != PickleKind::global && callee.kind != PickleKind::call && callee.kind != PickleKind::persistent)
         damaged("{} on {}, allowed a global", op, p_.describe(callee));
-      if (arguments.kind != PickleKind::tuple && arguments.kind != PickleKind::call) damaged("{} with {}, allowed a tuple", op, p_.describe(arguments));
+      if (arguments.kind != PickleKind::tuple && arguments.kind != PickleKind::call)
+        damaged("{} with {}, allowed a tuple", op, p_.describe(arguments));
       if (callee.kind == PickleKind::global && arguments.kind == PickleKind::tuple && is_dictionary(callee, arguments)) return;
       count_object();
       const bool direct = callee.kind != PickleKind::call;

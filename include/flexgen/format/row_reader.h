@@ -24,7 +24,11 @@ class RowReader {
  public:
   // t has a dtype and at most 2 dimensions; buffer_bytes bounds the memory used for tensors that are not contiguous
   RowReader(const Checkpoint& checkpoint, const StoredTensor& t, size_t buffer_bytes = 32_MiB)
-      : file_(checkpoint.file(t.file)), t_(t), contiguous_(t.contiguous()), element_(size_of(*t.dtype)), buffer_bytes_(std::max<size_t>(buffer_bytes, 64_KiB)) {
+      : file_(checkpoint.file(t.file)),
+        t_(t),
+        contiguous_(t.contiguous()),
+        element_(size_of(*t.dtype)),
+        buffer_bytes_(std::max<size_t>(buffer_bytes, 64_KiB)) {
     FG_CHECK(t.shape.size() <= 2, "{} has {} dimensions", t.name, t.shape.size());
     rows_ = t.shape.empty() ? 1 : t.shape[0];
     cols_ = t.shape.size() < 2 ? 1 : t.shape[1];
@@ -42,7 +46,8 @@ class RowReader {
     FG_CHECK(dst.size() == static_cast<size_t>(n_rows) * row_bytes(), "{} bytes for {} rows of {}", dst.size(), n_rows, row_bytes());
     if (dst.empty()) return;
     if (contiguous_) return file_.read(t_.offset + static_cast<uint64_t>(first_row) * row_bytes(), dst);
-    if (row_stride_ >= col_stride_ || row_bytes() * static_cast<size_t>(n_rows) >= strip_bytes()) return gather({first_row, n_rows, 0, cols_}, dst.data());
+    if (row_stride_ >= col_stride_ || row_bytes() * static_cast<size_t>(n_rows) >= strip_bytes())
+      return gather({first_row, n_rows, 0, cols_}, dst.data());
     while (n_rows > 0) {
       if (first_row < strip_first_ || first_row >= strip_first_ + strip_rows_) load_strip(first_row);
       const int64_t n = std::min(n_rows, strip_first_ + strip_rows_ - first_row);
@@ -78,8 +83,7 @@ class RowReader {
     while (!todo.empty()) {
       box = todo.back();
       todo.pop_back();
-      const size_t extent =
-          static_cast<size_t>((box.rows - 1) * row_stride_ + (box.cols - 1) * col_stride_ + 1) * element_;
+      const size_t extent = static_cast<size_t>((box.rows - 1) * row_stride_ + (box.cols - 1) * col_stride_ + 1) * element_;
       const size_t wanted = static_cast<size_t>(box.rows) * static_cast<size_t>(box.cols) * element_;
       if (extent <= span_bytes() && (extent <= 64_KiB || extent / 4 <= wanted)) {
         span_.resize(extent);
@@ -110,8 +114,8 @@ class RowReader {
       for (int64_t c0 = 0; c0 < box.cols; c0 += kTile)
         for (int64_t r = r0; r < std::min(r0 + kTile, box.rows); ++r)
           for (int64_t c = c0; c < std::min(c0 + kTile, box.cols); ++c)
-            std::memcpy(dst + static_cast<size_t>(r * cols_ + c) * sizeof(T), span_.data() + static_cast<size_t>(r * row_stride_ + c * col_stride_) * sizeof(T),
-                        sizeof(T));
+            std::memcpy(dst + static_cast<size_t>(r * cols_ + c) * sizeof(T),
+                        span_.data() + static_cast<size_t>(r * row_stride_ + c * col_stride_) * sizeof(T), sizeof(T));
   }
 
   const File& file_;

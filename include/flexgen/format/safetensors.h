@@ -49,7 +49,8 @@ inline SafetensorsEntry safetensors_entry(const std::string& name, const nlohman
   t.dtype_name = format->name;
 
   const auto* shape = fields.find("shape");
-  if (!shape || !shape->is_array()) fail(Fault::checkpoint, "{}: shape: found {}, allowed a list of whole numbers", what, shape ? describe(*shape) : "nothing");
+  if (!shape || !shape->is_array())
+    fail(Fault::checkpoint, "{}: shape: found {}, allowed a list of whole numbers", what, shape ? describe(*shape) : "nothing");
   for (size_t i = 0; i < shape->size(); ++i) {
     const auto& d = (*shape)[i];
     if (!d.is_number_unsigned() || d.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX))
@@ -68,8 +69,8 @@ inline SafetensorsEntry safetensors_entry(const std::string& name, const nlohman
   if (e.begin > e.end) fail(Fault::checkpoint, "{}: data_offsets [{}, {}] run backwards", what, e.begin, e.end);
   const uint64_t bits = checked_mul(numel, format->bits, what);
   if (bits % 8 != 0 || bits / 8 != e.end - e.begin)
-    fail(Fault::checkpoint, "{}: shape {} of {} needs {} bytes, data_offsets give {}", what, to_string(t.shape), dtype, with_commas(div_up<uint64_t>(bits, 8)),
-         with_commas(e.end - e.begin));
+    fail(Fault::checkpoint, "{}: shape {} of {} needs {} bytes, data_offsets give {}", what, to_string(t.shape), dtype,
+         with_commas(div_up<uint64_t>(bits, 8)), with_commas(e.end - e.begin));
   return e;
 }
 
@@ -87,14 +88,17 @@ inline std::vector<StoredTensor> read_safetensors(const File& file, size_t file_
   for (size_t i = 0; i < 8; ++i) n |= static_cast<uint64_t>(length[i]) << (8 * i);
   if (length[0] == 'P' && length[1] == 'K' && length[2] == 3 && length[3] == 4)
     fail(Fault::checkpoint, "{}: found a zip archive, allowed a safetensors file. If PyTorch wrote it, name it pytorch_model.bin", path);
-  if (n > kMaxHeader && n <= file.size() - 8) fail(Fault::checkpoint, "{}: header: found {} bytes, allowed {}", path, with_commas(n), with_commas(kMaxHeader));
+  if (n > kMaxHeader && n <= file.size() - 8)
+    fail(Fault::checkpoint, "{}: header: found {} bytes, allowed {}", path, with_commas(n), with_commas(kMaxHeader));
   if (n > file.size() - 8)
-    fail(Fault::checkpoint, "{}: header length {} exceeds the {} bytes left in the file: no safetensors file, or a truncated download. Download it again", path, n,
+    fail(Fault::checkpoint,
+         "{}: header length {} exceeds the {} bytes left in the file: no safetensors file, or a truncated download. Download it again", path, n,
          with_commas(file.size() - 8));
   std::string header(n, '\0');
   file.read(8, std::as_writable_bytes(std::span(header)));
   if (header.empty() || header[0] != '{')
-    fail(Fault::checkpoint, "{}: header: found {} at byte 8, allowed '{{'", path, header.empty() ? "nothing" : fmt::format("0x{:02x}", static_cast<unsigned char>(header[0])));
+    fail(Fault::checkpoint, "{}: header: found {} at byte 8, allowed '{{'", path,
+         header.empty() ? "nothing" : fmt::format("0x{:02x}", static_cast<unsigned char>(header[0])));
   const nlohmann::json root = parse_json(header, path + ": header");
 
   std::vector<detail::SafetensorsEntry> entries;

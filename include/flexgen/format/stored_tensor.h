@@ -107,7 +107,8 @@ inline int64_t checked_numel(const StoredTensor& t, const std::string& source) {
 
 // Checks that a view lies in its storage, and sets t.offset. The storage has storage_numel elements of element_bytes, the first at
 // storage_offset of the file (the caller has checked that it is there); the tensor begins at its element first.
-inline void place_in_storage(StoredTensor& t, uint64_t storage_offset, uint64_t storage_numel, unsigned element_bytes, int64_t first, const std::string& source) {
+inline void place_in_storage(StoredTensor& t, uint64_t storage_offset, uint64_t storage_numel, unsigned element_bytes, int64_t first,
+                             const std::string& source) {
   const auto numel = static_cast<uint64_t>(checked_numel(t, source));
   if (t.strides.size() != t.shape.size())
     fail(Fault::checkpoint, "{}: {}: found {} strides, allowed one for each of {} dimensions", source, quoted(t), t.strides.size(), t.shape.size());
@@ -121,8 +122,8 @@ inline void place_in_storage(StoredTensor& t, uint64_t storage_offset, uint64_t 
       fail(Fault::checkpoint, "{}: {}: strides {} overflow 64 bits", source, quoted(t), to_string(t.strides));
   }
   if (numel > 0 && last >= storage_numel)
-    fail(Fault::checkpoint, "{}: {}: reaches element {} of a storage of {}: shape {}, strides {}, offset {}. The file is damaged", source, quoted(t), last,
-         storage_numel, to_string(t.shape), to_string(t.strides), first);
+    fail(Fault::checkpoint, "{}: {}: reaches element {} of a storage of {}: shape {}, strides {}, offset {}. The file is damaged", source, quoted(t),
+         last, storage_numel, to_string(t.shape), to_string(t.strides), first);
   if (numel > storage_numel && numel > kMaxRepeatedBytes / element_bytes)
     fail(Fault::checkpoint, "{}: {}: strides {} make {} elements out of {} stored ones; allowed where that is at most {}", source, quoted(t),
          to_string(t.strides), numel, storage_numel, format_bytes(kMaxRepeatedBytes));
@@ -133,8 +134,8 @@ inline void place_in_storage(StoredTensor& t, uint64_t storage_offset, uint64_t 
 inline void require_readable(const StoredTensor& t, const std::string& source) {
   if (!t.problem.empty()) fail(Fault::checkpoint, "{}: {}: {}", source, quoted(t), t.problem);
   if (!t.dtype)
-    fail(Fault::checkpoint, "{}: {}: data type: found {}, allowed f32, f16 or bf16. Convert the checkpoint to one of these with PyTorch", source, quoted(t),
-         printable(t.dtype_name));
+    fail(Fault::checkpoint, "{}: {}: data type: found {}, allowed f32, f16 or bf16. Convert the checkpoint to one of these with PyTorch", source,
+         quoted(t), printable(t.dtype_name));
 }
 
 }  // namespace flexgen

@@ -25,8 +25,8 @@ inline std::vector<StoredTensor> read_torch(const File& file, size_t file_index)
   if (head[0] == 'P' && head[1] == 'K') return read_torch_zip(file, file_index);
   if (head[0] == 0x80) return read_torch_legacy(file, file_index);
   if (head[8] == '{') fail(Fault::checkpoint, "{}: found a safetensors file, allowed a PyTorch one. Name it model.safetensors", file.path());
-  fail(Fault::checkpoint, "{}: found bytes {:02x} {:02x} {:02x} {:02x} at the start, allowed a zip archive or a pickle that PyTorch wrote", file.path(), head[0], head[1], head[2],
-       head[3]);
+  fail(Fault::checkpoint, "{}: found bytes {:02x} {:02x} {:02x} {:02x} at the start, allowed a zip archive or a pickle that PyTorch wrote",
+       file.path(), head[0], head[1], head[2], head[3]);
 }
 
 }  // namespace flexgen

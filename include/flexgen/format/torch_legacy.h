@@ -62,16 +62,19 @@ inline std::vector<StoredTensor> read_torch_legacy(const File& file, size_t file
     fail(Fault::checkpoint, "{}: protocol version: found {}, allowed 1001", path,
          version.root().kind == PickleKind::integer ? std::to_string(version.root().at) : version.describe(version.root()));
   const Pickle machine = detail::next_pickle(file, at, "system information");
-  if (machine.root().kind != PickleKind::dict) fail(Fault::checkpoint, "{}: system information: found {}, allowed a dictionary", path, machine.describe(machine.root()));
+  if (machine.root().kind != PickleKind::dict)
+    fail(Fault::checkpoint, "{}: system information: found {}, allowed a dictionary", path, machine.describe(machine.root()));
   const auto facts = machine.items(machine.root());
   for (size_t i = 0; i + 1 < facts.size(); i += 2)
-    if (facts[i].kind == PickleKind::text && machine.text(facts[i]) == "little_endian" && !(facts[i + 1].kind == PickleKind::boolean && facts[i + 1].at == 1))
+    if (facts[i].kind == PickleKind::text && machine.text(facts[i]) == "little_endian" &&
+        !(facts[i + 1].kind == PickleKind::boolean && facts[i + 1].at == 1))
       fail(Fault::checkpoint, "{}: byte order: found big-endian, allowed little-endian. It was written on another kind of machine", path);
 
   const std::string source = path + ": pickle";
   const Pickle object = detail::next_pickle(file, at, "pickle");
   const Pickle keys = detail::next_pickle(file, at, "list of storages");
-  if (keys.root().kind != PickleKind::list) fail(Fault::checkpoint, "{}: list of storages: found {}, allowed a list", path, keys.describe(keys.root()));
+  if (keys.root().kind != PickleKind::list)
+    fail(Fault::checkpoint, "{}: list of storages: found {}, allowed a list", path, keys.describe(keys.root()));
 
   // The file gives each storage's elements but not their size: that is in the ids that the object uses.
   const TorchState state(object, source);
@@ -80,31 +83,37 @@ inline std::vector<StoredTensor> read_torch_legacy(const File& file, size_t file
     if (auto s = state.storage(id)) {
       const auto [known, is_new] = named.try_emplace(s->key, *s);
       if (!is_new && (known->second.type != s->type || known->second.numel != s->numel))
-        fail(Fault::checkpoint, "{}: storage '{}': found {} elements of {}, elsewhere {} of {}", path, printable(s->key), s->numel, printable(s->type), known->second.numel,
-             printable(known->second.type));
+        fail(Fault::checkpoint, "{}: storage '{}': found {} elements of {}, elsewhere {} of {}", path, printable(s->key), s->numel,
+             printable(s->type), known->second.numel, printable(known->second.type));
     }
   std::map<std::string_view, uint64_t> offsets;
   for (const PickleValue key : keys.items(keys.root())) {
     const auto s = key.kind == PickleKind::text ? named.find(keys.text(key)) : named.end();
     if (s == named.end())
-      fail(Fault::checkpoint, "{}: list of storages: '{}' is used by no tensor, so its size is unknown", path, key.kind == PickleKind::text ? printable(keys.text(key)) : keys.describe(key));
+      fail(Fault::checkpoint, "{}: list of storages: '{}' is used by no tensor, so its size is unknown", path,
+           key.kind == PickleKind::text ? printable(keys.text(key)) : keys.describe(key));
     const TorchStorage& storage = s->second;
-    if (!storage.format) fail(Fault::checkpoint, "{}: storage '{}': found class '{}', which is not known, so its size is not either", path, printable(storage.key), printable(storage.type));
+    if (!storage.format)
+      fail(Fault::checkpoint, "{}: storage '{}': found class '{}', which is not known, so its size is not either", path, printable(storage.key),
+           printable(storage.type));
     const auto truncated = [&] {
-      fail(Fault::checkpoint, "{}: storage '{}' passes the end of the file (byte {}): truncated or incomplete download. Download it again", path, printable(storage.key), file.size());
+      fail(Fault::checkpoint, "{}: storage '{}' passes the end of the file (byte {}): truncated or incomplete download. Download it again", path,
+           printable(storage.key), file.size());
     };
     std::string count(8, '\0');
     if (file.size() - at < count.size()) truncated();
     file.read(at, std::as_writable_bytes(std::span(count)));
     const uint64_t bytes = checked_mul(storage.numel, storage.format->bits / 8, path);
     if (load_le<uint64_t>(count, 0) != storage.numel)
-      fail(Fault::checkpoint, "{}: storage '{}': found {} elements, allowed {} as the pickle says", path, printable(storage.key), load_le<uint64_t>(count, 0), storage.numel);
+      fail(Fault::checkpoint, "{}: storage '{}': found {} elements, allowed {} as the pickle says", path, printable(storage.key),
+           load_le<uint64_t>(count, 0), storage.numel);
     at += count.size();
     if (file.size() - at < bytes) truncated();
     if (!offsets.emplace(storage.key, at).second) fail(Fault::checkpoint, "{}: list of storages: '{}' is given twice", path, printable(storage.key));
     at += bytes;
   }
-  if (at != file.size()) fail(Fault::checkpoint, "{}: {} bytes at byte {}, after the last storage, belong to no tensor", path, with_commas(file.size() - at), at);
+  if (at != file.size())
+    fail(Fault::checkpoint, "{}: {} bytes at byte {}, after the last storage, belong to no tensor", path, with_commas(file.size() - at), at);
 
   return state.tensors(file_index, [&](const TorchStorage& s) {
     const auto found = offsets.find(s.key);

@@ -66,7 +66,8 @@ class TorchState {
     const auto part = p_.items(id);
     if (part.size() < 5 || part.size() > 6 || part[0].kind != PickleKind::text || p_.text(part[0]) != "storage") return std::nullopt;
     if (part[1].kind != PickleKind::global || part[2].kind != PickleKind::text || part[4].kind != PickleKind::integer || part[4].at < 0)
-      refuse("damaged pickle: storage id: found {}, {}, {}, allowed a class, a text, a number", p_.describe(part[1]), p_.describe(part[2]), p_.describe(part[4]));
+      refuse("damaged pickle: storage id: found {}, {}, {}, allowed a class, a text, a number", p_.describe(part[1]), p_.describe(part[2]),
+             p_.describe(part[4]));
     TorchStorage s;
     s.key = p_.text(part[2]);
     s.type = p_.global(part[1]);
@@ -97,7 +98,8 @@ class TorchState {
     return format_of(type.substr(type.rfind('.') + 1), &StoredFormat::storage);
   }
   static const StoredFormat* format_of(std::string_view name, std::string_view StoredFormat::*key) {
-    const auto* f = std::find_if(kStoredFormats.begin(), kStoredFormats.end(), [&](const StoredFormat& s) { return s.*key == name && !name.empty(); });
+    const auto* f =
+        std::find_if(kStoredFormats.begin(), kStoredFormats.end(), [&](const StoredFormat& s) { return s.*key == name && !name.empty(); });
     return f == kStoredFormats.end() ? nullptr : f;
   }
 
@@ -114,9 +116,11 @@ class TorchState {
   PickleValue dictionary() const {
     const PickleValue root = p_.root();
     if (root.kind == PickleKind::call || root.kind == PickleKind::global)
-      refuse("the top level refers to '{}', which is code, not a dictionary of tensors; nothing was run. Save the state_dict() instead of the module; do not trust this "
-             "file if you did not make it",
-             printable(p_.global(root)));
+      refuse(
+          "the top level refers to '{}', which is code, not a dictionary of tensors; nothing was run. Save the state_dict() instead of the module; "
+          "do not trust this "
+          "file if you did not make it",
+          printable(p_.global(root)));
     if (root.kind != PickleKind::dict) refuse("the top level is {}, allowed a dictionary of tensors", p_.describe(root));
     const auto items = p_.items(root);
     std::string keys;
@@ -125,7 +129,8 @@ class TorchState {
         if (items[i].kind == PickleKind::text && p_.text(items[i]) == name && holds_tensors(items[i + 1])) return items[i + 1];
     for (size_t i = 0; i + 1 < items.size(); i += 2) {
       if (items[i].kind == PickleKind::text && may_be_tensor(items[i + 1])) return root;
-      if (items[i].kind == PickleKind::text && keys.size() < 100) keys += fmt::format("{}'{}'", keys.empty() ? "" : ", ", printable(p_.text(items[i])));
+      if (items[i].kind == PickleKind::text && keys.size() < 100)
+        keys += fmt::format("{}'{}'", keys.empty() ? "" : ", ", printable(p_.text(items[i])));
     }
     refuse("no tensors at the top level; found keys {}. Save the state_dict() of the model alone", keys.empty() ? "of no name" : keys);
   }
@@ -136,7 +141,8 @@ class TorchState {
     for (int depth = 0; depth < 8 && p_.is_plain_call(v); ++depth) {
       const std::string function = p_.global(v);
       const auto args = p_.arguments(v);
-      if (function == "torch._utils._rebuild_tensor_v2" || function == "torch._utils._rebuild_tensor" || function == "torch._utils._rebuild_tensor_v3")
+      if (function == "torch._utils._rebuild_tensor_v2" || function == "torch._utils._rebuild_tensor" ||
+          function == "torch._utils._rebuild_tensor_v3")
         return rebuild(t, function, args, locate);
       if ((function == "torch._utils._rebuild_parameter" || function == "torch._utils._rebuild_parameter_with_state") && !args.empty()) {
         v = args[0];
@@ -154,8 +160,9 @@ class TorchState {
   }
 
   static void set_problem(StoredTensor& t, const std::string& global) {
-    t.problem = fmt::format("refers to '{}', which is code or an unknown kind of tensor, not weights; nothing was run. Do not trust this file if you did not make it",
-                            printable(global));
+    t.problem = fmt::format(
+        "refers to '{}', which is code or an unknown kind of tensor, not weights; nothing was run. Do not trust this file if you did not make it",
+        printable(global));
   }
 
   // _rebuild_tensor(storage, first, size, stride), _v2(..., requires_grad, hooks[, metadata]), _v3(..., requires_grad, hooks, dtype[, metadata])
@@ -165,7 +172,8 @@ class TorchState {
     if (args[0].kind == PickleKind::call) return set_problem(t, p_.global(args[0]));
     const auto s = args[0].kind == PickleKind::persistent ? storage(p_.id(args[0])) : std::nullopt;
     if (!s) refuse("damaged pickle: {}: found {} in the place of its storage", quoted(t), p_.describe(args[0]));
-    if (args[1].kind != PickleKind::integer) refuse("damaged pickle: {}: storage offset: found {}, allowed a number", quoted(t), p_.describe(args[1]));
+    if (args[1].kind != PickleKind::integer)
+      refuse("damaged pickle: {}: storage offset: found {}, allowed a number", quoted(t), p_.describe(args[1]));
     t.shape = integers(t, "shape", args[2]);
     t.strides = integers(t, "strides", args[3]);
 
@@ -187,7 +195,8 @@ class TorchState {
       numel /= format->bits / 8;
     }
     const size_t metadata = v3 ? 7 : 6;
-    if (args.size() > metadata && args[metadata].kind != PickleKind::none && !(args[metadata].kind == PickleKind::dict && p_.items(args[metadata]).empty())) {
+    if (args.size() > metadata && args[metadata].kind != PickleKind::none &&
+        !(args[metadata].kind == PickleKind::dict && p_.items(args[metadata]).empty())) {
       t.problem = "has metadata (it is stored negated or conjugated), which is not supported. Save it again after resolve_neg() and resolve_conj()";
       return;
     }
@@ -195,14 +204,16 @@ class TorchState {
     const unsigned element_bytes = format->bits / 8;
     place_in_storage(t, place.offset + first * element_bytes, numel, element_bytes, args[1].at, source_);
     t.dtype = format->dtype;
-    if (place.crc32 && first == 0 && args[1].at == 0 && t.contiguous() && static_cast<uint64_t>(t.numel()) * element_bytes == s->numel * (s->format->bits / 8))
+    if (place.crc32 && first == 0 && args[1].at == 0 && t.contiguous() &&
+        static_cast<uint64_t>(t.numel()) * element_bytes == s->numel * (s->format->bits / 8))
       t.crc32 = place.crc32;
   }
 
   // a tuple of numbers, or torch.Size of one
   Shape integers(const StoredTensor& t, const char* what, PickleValue v) const {
     if (p_.is_plain_call(v) && p_.global(v) == "torch.Size" && p_.arguments(v).size() == 1) v = p_.arguments(v)[0];
-    if (v.kind != PickleKind::tuple && v.kind != PickleKind::list) refuse("damaged pickle: {}: {}: found {}, allowed a tuple of numbers", quoted(t), what, p_.describe(v));
+    if (v.kind != PickleKind::tuple && v.kind != PickleKind::list)
+      refuse("damaged pickle: {}: {}: found {}, allowed a tuple of numbers", quoted(t), what, p_.describe(v));
     Shape out;
     for (const PickleValue n : p_.items(v)) {
       if (n.kind != PickleKind::integer) refuse("damaged pickle: {}: {}: found {}, allowed a number", quoted(t), what, p_.describe(n));

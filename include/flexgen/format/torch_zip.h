@@ -34,10 +34,12 @@ inline std::vector<StoredTensor> read_torch_zip(const File& file, size_t file_in
     root = e.name.substr(0, e.name.size() - 9);
   }
   if (root.empty()) fail(Fault::checkpoint, "{}: zip archive without a folder/data.pkl: not written by PyTorch", path);
-  if (zip.find(root + "/constants.pkl")) fail(Fault::checkpoint, "{}: found a TorchScript module, which is code, allowed a state_dict. Save the state_dict()", path);
+  if (zip.find(root + "/constants.pkl"))
+    fail(Fault::checkpoint, "{}: found a TorchScript module, which is code, allowed a state_dict. Save the state_dict()", path);
   if (const ZipEntry* order = zip.find(root + "/byteorder")) {
     const std::string text = zip.read(*order, 64);
-    if (text != "little") fail(Fault::checkpoint, "{}: byte order: found '{}', allowed 'little'. It was written on another kind of machine", path, printable(text));
+    if (text != "little")
+      fail(Fault::checkpoint, "{}: byte order: found '{}', allowed 'little'. It was written on another kind of machine", path, printable(text));
   }
 
   const std::string source = path + ": data.pkl";
@@ -49,8 +51,8 @@ inline std::vector<StoredTensor> read_torch_zip(const File& file, size_t file_in
     if (!e) fail(Fault::checkpoint, "{}: storage '{}' is named but not in the archive", path, printable(name));
     const uint64_t bytes = checked_mul(s.numel, s.format->bits / 8, path);
     if (e->bytes != bytes)
-      fail(Fault::checkpoint, "{}: storage '{}': found {} bytes, allowed {}: {} elements of {}", path, printable(name), with_commas(e->bytes), with_commas(bytes), s.numel,
-           s.format->name);
+      fail(Fault::checkpoint, "{}: storage '{}': found {} bytes, allowed {}: {} elements of {}", path, printable(name), with_commas(e->bytes),
+           with_commas(bytes), s.numel, s.format->name);
     return TorchStoragePlace{e->offset, e->has_crc() ? std::optional(e->crc32) : std::nullopt};
   });
 }

@@ -55,12 +55,14 @@ class ZipArchive {
     std::string data(e.bytes, '\0');
     file_.read(e.offset, std::as_writable_bytes(std::span(data)));
     const uint32_t crc = crc32(std::as_bytes(std::span(data)));
-    if (e.has_crc() && crc != e.crc32) refuse("entry '{}' is damaged: CRC {:08x}, expected {:08x}. Download or copy the file again", printable(e.name), crc, e.crc32);
+    if (e.has_crc() && crc != e.crc32)
+      refuse("entry '{}' is damaged: CRC {:08x}, expected {:08x}. Download or copy the file again", printable(e.name), crc, e.crc32);
     return data;
   }
 
  private:
-  static constexpr uint32_t kLocal = 0x04034b50, kCentral = 0x02014b50, kDescriptor = 0x08074b50, kEnd = 0x06054b50, kEnd64 = 0x06064b50, kLocator = 0x07064b50;
+  static constexpr uint32_t kLocal = 0x04034b50, kCentral = 0x02014b50, kDescriptor = 0x08074b50, kEnd = 0x06054b50, kEnd64 = 0x06064b50,
+                            kLocator = 0x07064b50;
   static constexpr uint64_t kLocalBytes = 30, kCentralBytes = 46, kEndBytes = 22, kEnd64Bytes = 56, kLocatorBytes = 20;
   static constexpr uint64_t kMaxEntries = 1'000'000, kMaxDirectory = 256_MiB, kMaxName = 1024;
   static constexpr uint16_t kEncrypted = 1, kHasDescriptor = 8, kUtf8 = 0x800;
@@ -91,11 +93,13 @@ class ZipArchive {
     const uint64_t size = file_.size();
     const std::string tail = read_at(size - std::min<uint64_t>(size, kEndBytes + 65535), std::min<uint64_t>(size, kEndBytes + 65535));
     if (size < kEndBytes || load_le<uint32_t>(tail, tail.size() - kEndBytes) != kEnd) {
-      if (tail.rfind(std::string_view("PK\x05\x06", 4)) == tail.npos) refuse("not a complete zip archive: the end record is missing (truncated download?). Download it again");
+      if (tail.rfind(std::string_view("PK\x05\x06", 4)) == tail.npos)
+        refuse("not a complete zip archive: the end record is missing (truncated download?). Download it again");
       refuse("zip archive: bytes or a comment after the end record; refusing an ambiguous archive");
     }
     const std::string_view end = std::string_view(tail).substr(tail.size() - kEndBytes);
-    if (load_le<uint16_t>(end, 20) != 0) refuse("zip archive: the comment of {} bytes is missing (truncated download?). Download it again", load_le<uint16_t>(end, 20));
+    if (load_le<uint16_t>(end, 20) != 0)
+      refuse("zip archive: the comment of {} bytes is missing (truncated download?). Download it again", load_le<uint16_t>(end, 20));
     if (load_le<uint16_t>(end, 4) != 0 || load_le<uint16_t>(end, 6) != 0 || load_le<uint16_t>(end, 8) != load_le<uint16_t>(end, 10))
       refuse("zip archive: found a part of an archive on several disks, allowed a whole one");
     Directory d{load_le<uint32_t>(end, 16), load_le<uint32_t>(end, 12), load_le<uint16_t>(end, 10)};
@@ -108,7 +112,8 @@ class ZipArchive {
     if (located) {
       const std::string_view locator = std::string_view(tail).substr(tail.size() - kEndBytes - kLocatorBytes, kLocatorBytes);
       const uint64_t at = load_le<uint64_t>(locator, 8), locator_at = directory_end - kLocatorBytes;
-      if (load_le<uint32_t>(locator, 4) != 0 || load_le<uint32_t>(locator, 16) != 1) refuse("zip archive: found a part of an archive on several disks, allowed a whole one");
+      if (load_le<uint32_t>(locator, 4) != 0 || load_le<uint32_t>(locator, 16) != 1)
+        refuse("zip archive: found a part of an archive on several disks, allowed a whole one");
       if (at > locator_at - kEnd64Bytes) refuse("zip archive: zip64 record: found at byte {}, allowed up to {}", at, locator_at - kEnd64Bytes);
       const std::string record = read_at(at, kEnd64Bytes);
       if (load_le<uint32_t>(record, 0) != kEnd64 || load_le<uint64_t>(record, 4) != locator_at - at - 12)
@@ -116,14 +121,15 @@ class ZipArchive {
       if (load_le<uint32_t>(record, 16) != 0 || load_le<uint32_t>(record, 20) != 0 || load_le<uint64_t>(record, 24) != load_le<uint64_t>(record, 32))
         refuse("zip archive: found a part of an archive on several disks, allowed a whole one");
       const Directory d64{load_le<uint64_t>(record, 48), load_le<uint64_t>(record, 40), load_le<uint64_t>(record, 32)};
-      if ((d.offset != kInExtra && d.offset != d64.offset) || (d.bytes != kInExtra && d.bytes != d64.bytes) || (d.n_entries != 0xFFFF && d.n_entries != d64.n_entries))
+      if ((d.offset != kInExtra && d.offset != d64.offset) || (d.bytes != kInExtra && d.bytes != d64.bytes) ||
+          (d.n_entries != 0xFFFF && d.n_entries != d64.n_entries))
         refuse("zip archive: end record and zip64 record disagree about the directory");
       d = d64;
       directory_end = at;
     }
     if (d.offset > directory_end || d.bytes != directory_end - d.offset)
-      refuse("zip archive: the directory takes {} bytes from byte {}, which does not end at its end record at byte {}; refusing an ambiguous archive", d.bytes, d.offset,
-             directory_end);
+      refuse("zip archive: the directory takes {} bytes from byte {}, which does not end at its end record at byte {}; refusing an ambiguous archive",
+             d.bytes, d.offset, directory_end);
     if (d.bytes > kMaxDirectory) refuse("zip archive: directory: found {} bytes, allowed {}", with_commas(d.bytes), with_commas(kMaxDirectory));
     if (d.n_entries > kMaxEntries) refuse("zip archive: found {} entries, allowed {}", with_commas(d.n_entries), with_commas(kMaxEntries));
     if (d.n_entries > d.bytes / kCentralBytes) refuse("zip archive: found a directory of {} bytes, too few for {} entries", d.bytes, d.n_entries);
@@ -142,32 +148,40 @@ class ZipArchive {
       std::string folded = headers.back().entry.name;
       for (char& c : folded)
         if (c >= 'A' && c <= 'Z') c = static_cast<char>(c + 32);
-      if (!seen.insert(std::move(folded)).second) refuse("entry '{}' appears twice (capitals count as small letters); refusing an ambiguous archive", printable(headers.back().entry.name));
+      if (!seen.insert(std::move(folded)).second)
+        refuse("entry '{}' appears twice (capitals count as small letters); refusing an ambiguous archive", printable(headers.back().entry.name));
     }
     if (at != bytes.size()) refuse("zip archive: {} bytes of the directory belong to no entry", bytes.size() - at);
     std::sort(headers.begin(), headers.end(), [](const Header& a, const Header& b) { return a.local_offset < b.local_offset; });
     uint64_t expected = 0;  // where the next local header begins
     for (size_t i = 0; i < headers.size(); ++i) {
       Header& h = headers[i];
-      if (h.local_offset > expected) refuse("zip archive: {} bytes at byte {} belong to no entry; refusing an ambiguous archive", with_commas(h.local_offset - expected), expected);
+      if (h.local_offset > expected)
+        refuse("zip archive: {} bytes at byte {} belong to no entry; refusing an ambiguous archive", with_commas(h.local_offset - expected),
+               expected);
       if (h.local_offset < expected)
         refuse("entries '{}' and '{}' overlap at byte {}", i ? printable(headers[i - 1].entry.name) : "", printable(h.entry.name), h.local_offset);
       expected = i + 1 < headers.size() ? headers[i + 1].local_offset : d.offset;
-      local_header(h, expected, i + 1 < headers.size() ? fmt::format("entries '{}' and '{}' overlap", printable(h.entry.name), printable(headers[i + 1].entry.name))
-                                                       : fmt::format("entry '{}' overlaps the directory", printable(h.entry.name)));
+      local_header(h, expected,
+                   i + 1 < headers.size()
+                       ? fmt::format("entries '{}' and '{}' overlap", printable(h.entry.name), printable(headers[i + 1].entry.name))
+                       : fmt::format("entry '{}' overlaps the directory", printable(h.entry.name)));
     }
-    if (expected != d.offset) refuse("zip archive: {} bytes at byte {} belong to no entry; refusing an ambiguous archive", with_commas(d.offset - expected), expected);
+    if (expected != d.offset)
+      refuse("zip archive: {} bytes at byte {} belong to no entry; refusing an ambiguous archive", with_commas(d.offset - expected), expected);
     for (Header& h : headers) entries_.push_back(std::move(h.entry));
     std::sort(entries_.begin(), entries_.end(), [](const ZipEntry& a, const ZipEntry& b) { return a.name < b.name; });
   }
 
   Header central_header(std::string_view directory, size_t& at) const {
     const size_t start = at;
-    if (directory.size() - at < kCentralBytes || load_le<uint32_t>(directory, at) != kCentral) refuse("zip archive: entry at byte {} of the directory: found no header", start);
+    if (directory.size() - at < kCentralBytes || load_le<uint32_t>(directory, at) != kCentral)
+      refuse("zip archive: entry at byte {} of the directory: found no header", start);
     const std::string_view h = directory.substr(at, kCentralBytes);
     const size_t name_bytes = load_le<uint16_t>(h, 28), extra_bytes = load_le<uint16_t>(h, 30), comment_bytes = load_le<uint16_t>(h, 32);
     if (directory.size() - at - kCentralBytes < name_bytes + extra_bytes + comment_bytes)
-      refuse("zip archive: entry at byte {} of the directory: name, extra and comment of {} bytes pass its end", start, name_bytes + extra_bytes + comment_bytes);
+      refuse("zip archive: entry at byte {} of the directory: name, extra and comment of {} bytes pass its end", start,
+             name_bytes + extra_bytes + comment_bytes);
     Header out;
     out.entry.name = directory.substr(at + kCentralBytes, name_bytes);
     const std::string_view extra = directory.substr(at + kCentralBytes + name_bytes, extra_bytes);
@@ -178,7 +192,9 @@ class ZipArchive {
     out.flags = load_le<uint16_t>(h, 8);
     const uint16_t method = load_le<uint16_t>(h, 10);
     if (out.flags & kEncrypted) refuse("entry '{}' is encrypted", name);
-    if (method != 0) refuse("entry '{}' is compressed (method {}); PyTorch stores weights uncompressed. Unpack it and pack it again without compression (zip -0)", name, method);
+    if (method != 0)
+      refuse("entry '{}' is compressed (method {}); PyTorch stores weights uncompressed. Unpack it and pack it again without compression (zip -0)",
+             name, method);
     if (out.flags & ~(kHasDescriptor | kUtf8)) refuse("entry '{}': flags: found 0x{:04x}, allowed 0x0808", name, out.flags);
     if (load_le<uint16_t>(h, 34) != 0) refuse("entry '{}': found on disk {}, allowed an archive of one", name, load_le<uint16_t>(h, 34));
     out.entry.crc32 = load_le<uint32_t>(h, 16);
@@ -192,7 +208,8 @@ class ZipArchive {
       field.remove_prefix(8);
     }
     if (stored != bytes) refuse("entry '{}': found {} stored bytes of {}, allowed the same", name, stored, bytes);
-    if (local > file_.size() || bytes > file_.size()) refuse("entry '{}': {} bytes at byte {} pass the end of the file ({} bytes)", name, bytes, local, file_.size());
+    if (local > file_.size() || bytes > file_.size())
+      refuse("entry '{}': {} bytes at byte {} pass the end of the file ({} bytes)", name, bytes, local, file_.size());
     out.entry.bytes = bytes;
     out.local_offset = local;
     return out;
@@ -239,7 +256,8 @@ class ZipArchive {
     const std::string local_name = head.substr(kLocalBytes, name_bytes);
     if (name_bytes != e.name.size() || local_name != e.name) refuse("entry '{}': its local header says '{}'", name, printable(local_name));
     if (load_le<uint16_t>(head, 6) != h.flags || load_le<uint16_t>(head, 8) != 0)
-      refuse("entry '{}': its local header has flags 0x{:04x} and method {}, the directory 0x{:04x} and 0", name, load_le<uint16_t>(head, 6), load_le<uint16_t>(head, 8), h.flags);
+      refuse("entry '{}': its local header has flags 0x{:04x} and method {}, the directory 0x{:04x} and 0", name, load_le<uint16_t>(head, 6),
+             load_le<uint16_t>(head, 8), h.flags);
     const uint64_t before = kLocalBytes + name_bytes + extra_bytes;
     if (end - at < before || end - at - before < e.bytes) refuse("{} at byte {}", overlap, end);
     e.offset = at + before;
@@ -261,11 +279,13 @@ class ZipArchive {
 
     const uint64_t rest = end - e.offset - e.bytes;
     if (rest == 0 && (!described || e.bytes == 0)) return;
-    if (!described || (rest != 16 && rest != 24)) refuse("zip archive: {} bytes at byte {}, after entry '{}', belong to no entry; refusing an ambiguous archive", rest, end - rest, name);
+    if (!described || (rest != 16 && rest != 24))
+      refuse("zip archive: {} bytes at byte {}, after entry '{}', belong to no entry; refusing an ambiguous archive", rest, end - rest, name);
     const std::string descriptor = read_at(end - rest, rest);
     const uint64_t described_stored = rest == 24 ? load_le<uint64_t>(descriptor, 8) : load_le<uint32_t>(descriptor, 8);
     const uint64_t described_bytes = rest == 24 ? load_le<uint64_t>(descriptor, 16) : load_le<uint32_t>(descriptor, 12);
-    if (load_le<uint32_t>(descriptor, 0) != kDescriptor || load_le<uint32_t>(descriptor, 4) != e.crc32 || described_stored != e.bytes || described_bytes != e.bytes)
+    if (load_le<uint32_t>(descriptor, 0) != kDescriptor || load_le<uint32_t>(descriptor, 4) != e.crc32 || described_stored != e.bytes ||
+        described_bytes != e.bytes)
       refuse("entry '{}': the descriptor after its data disagrees with the directory", name);
   }
 

@@ -25,9 +25,9 @@ namespace flexgen {
 
 // One tensor of the model and the stored tensors whose rows, one after the other, are its rows
 struct TensorSource {
-  std::string name;  // TensorSpec::name
-  Shape shape;       // TensorSpec::shape
-  DType dtype;       // the stored one; where parts differ, f32, which holds f16 and bf16 exactly
+  std::string name;                        // TensorSpec::name
+  Shape shape;                             // TensorSpec::shape
+  DType dtype;                             // the stored one; where parts differ, f32, which holds f16 and bf16 exactly
   std::vector<const StoredTensor*> parts;  // point into the checkpoint; all can be read (require_readable)
 };
 
@@ -52,7 +52,8 @@ class OptSourceFinder {
     settle_switches();
     const ModelDescription& m = out_.description;
     for (const RecordSpec& record : records(m))
-      for (const TensorSpec& spec : record.tensors) out_.tensors.push_back(source(spec, std::string_view(spec.name).substr(record.name.size() + 1), record.name));
+      for (const TensorSpec& spec : record.tensors)
+        out_.tensors.push_back(source(spec, std::string_view(spec.name).substr(record.name.size() + 1), record.name));
     note_unused();
     return std::move(out_);
   }
@@ -68,13 +69,15 @@ class OptSourceFinder {
       const StoredTensor* t = checkpoint_.find(std::string(p) + "embed_tokens.weight");
       if (!t) continue;
       if (found)
-        fail(Fault::checkpoint, "{}: found both '{}embed_tokens.weight' and '{}'; refusing an ambiguous checkpoint", checkpoint_.path(*t), prefix_, t->name);
+        fail(Fault::checkpoint, "{}: found both '{}embed_tokens.weight' and '{}'; refusing an ambiguous checkpoint", checkpoint_.path(*t), prefix_,
+             t->name);
       prefix_ = p;
       found = true;
     }
     if (!found) {
       const auto all = checkpoint_.tensors();
-      fail(Fault::checkpoint, "{}: tensor 'model.decoder.embed_tokens.weight' (or without 'model.', or without 'model.decoder.') is missing: found {} tensors{}. "
+      fail(Fault::checkpoint,
+           "{}: tensor 'model.decoder.embed_tokens.weight' (or without 'model.', or without 'model.decoder.') is missing: found {} tensors{}. "
            "This is no OPT checkpoint",
            checkpoint_.file(0).path(), all.size(), all.empty() ? "" : fmt::format(", the first is '{}'", printable(all[0].name)));
     }
@@ -99,12 +102,13 @@ class OptSourceFinder {
     for (const StoredTensor& t : checkpoint_.tensors()) n_stored_layers_ = std::max(n_stored_layers_, layer_of(t.name).first + 1);
     const int64_t n = out_.description.n_layers;
     if (n_stored_layers_ > n)
-      fail(Fault::checkpoint, "{}: num_hidden_layers: found {}, but the checkpoint has {} layers: {}. Config and weights are of different models", config_, n,
-           n_stored_layers_, checkpoint_.file(0).path());
+      fail(Fault::checkpoint, "{}: num_hidden_layers: found {}, but the checkpoint has {} layers: {}. Config and weights are of different models",
+           config_, n, n_stored_layers_, checkpoint_.file(0).path());
   }
 
   static bool is_linear_bias(std::string_view rest) {
-    for (const char* name : {"self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias", "self_attn.out_proj.bias", "fc1.bias", "fc2.bias"})
+    for (const char* name :
+         {"self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias", "self_attn.out_proj.bias", "fc1.bias", "fc2.bias"})
       if (rest == name) return true;
     return false;
   }
@@ -131,7 +135,9 @@ class OptSourceFinder {
     if (!m.has_projection())
       for (const char* name : {"project_in.weight", "project_out.weight"})
         if (const StoredTensor* t = checkpoint_.find(prefix_ + name))
-          fail(Fault::checkpoint, "{}: word_embed_proj_dim: found {}, the same as hidden_size, but the checkpoint has {} of shape {}. Config and weights are of different models",
+          fail(Fault::checkpoint,
+               "{}: word_embed_proj_dim: found {}, the same as hidden_size, but the checkpoint has {} of shape {}. Config and weights are of "
+               "different models",
                config_, m.embed_width, quoted(*t), to_string(t->shape));
   }
 
@@ -197,16 +203,16 @@ class OptSourceFinder {
     }
     require_readable(*t, checkpoint_.path(*t));
     if (t->shape != shape)
-      fail(Fault::checkpoint, "{}: {}: shape: found {}, allowed {}, which is what {} says ({})", checkpoint_.path(*t), quoted(*t), to_string(t->shape),
-           to_string(shape), config_, sizes());
+      fail(Fault::checkpoint, "{}: {}: shape: found {}, allowed {}, which is what {} says ({})", checkpoint_.path(*t), quoted(*t),
+           to_string(t->shape), to_string(shape), config_, sizes());
     used_.insert(t->name);
     return *t;
   }
 
   std::string sizes() const {
     const ModelDescription& m = out_.description;
-    return fmt::format("vocab_size {}, hidden_size {}, ffn_dim {}, word_embed_proj_dim {}, max_position_embeddings {}", m.vocab, m.width, m.ffn, m.embed_width,
-                       m.max_positions);
+    return fmt::format("vocab_size {}, hidden_size {}, ffn_dim {}, word_embed_proj_dim {}, max_position_embeddings {}", m.vocab, m.width, m.ffn,
+                       m.embed_width, m.max_positions);
   }
 
   void note_unused() {
@@ -214,8 +220,8 @@ class OptSourceFinder {
     std::string first;
     for (const StoredTensor& t : checkpoint_.tensors()) {
       const auto [layer, rest] = layer_of(t.name);
-      const bool explained = used_.count(t.name) || t.name == "lm_head.weight" || t.name == prefix_ + "output_projection.weight" || t.name == prefix_ + "version" ||
-                             (layer >= 0 && (is_linear_bias(rest) || is_norm(rest))) || is_final_norm(t.name);
+      const bool explained = used_.count(t.name) || t.name == "lm_head.weight" || t.name == prefix_ + "output_projection.weight" ||
+                             t.name == prefix_ + "version" || (layer >= 0 && (is_linear_bias(rest) || is_norm(rest))) || is_final_norm(t.name);
       if (explained) continue;
       if (n++ == 0) first = t.name;
     }
