@@ -46,6 +46,7 @@ int run(int argc, char** argv) {
   flexgen::tools::add_synth(program, selected);
   flexgen::tools::add_tokenize(program, selected);
   flexgen::tools::add_generate(program, selected);
+  flexgen::tools::add_chat(program, selected);
   flexgen::tools::add_eval(program, selected);
   flexgen::tools::add_cache(program, selected);
 
