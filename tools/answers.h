@@ -40,6 +40,7 @@ class Answers {
   // Prompts are submitted in order of their index, without gaps.
   void submitted(RequestId request, size_t index, int64_t samples) {
     requests_[request] = {index, next_sequence_, samples, samples};
+    n_pending_ += static_cast<size_t>(samples);
     for (int s = 0; s < samples; ++s) {
       Answer& a = open_[next_sequence_++];
       a.index = index;
@@ -66,8 +67,10 @@ class Answers {
     if (failed && a.tokens.empty() && e.sample == 0) {
       // The request cannot be served, or its prompt gives no token: that holds for every sample of it, and is told once.
       for (int64_t s = 1; s < r.samples; ++s) open_.erase(r.first + static_cast<uint64_t>(s));
+      n_pending_ -= static_cast<size_t>(r.left - 1);
       r.left = 1;
     }
+    --n_pending_;
     if (--r.left == 0) requests_.erase(at);
   }
 
@@ -92,8 +95,8 @@ class Answers {
     open_.clear();
   }
 
-  size_t n_requests() const { return requests_.size(); }  // that have not ended
-  size_t n_failed() const { return n_failed_; }           // answers with an error
+  size_t n_pending() const { return n_pending_; }  // sequences that have not ended
+  size_t n_failed() const { return n_failed_; }    // answers with an error
 
  private:
   struct Submitted {
@@ -108,6 +111,7 @@ class Answers {
   std::map<uint64_t, Answer> open_;  // by sequence number: not shown to the end yet
   uint64_t next_sequence_ = 0;
   size_t n_shown_ = 0;  // bytes of the first open answer's text
+  size_t n_pending_ = 0;
   size_t n_failed_ = 0;
 };
 

@@ -163,7 +163,7 @@ class Run {
   void submit_ahead() {
     const EngineOptions& o = loaded_.engine().options();
     const auto ahead = static_cast<size_t>(2 * o.gpu_batch_size * o.num_gpu_batches);
-    for (; next_ < prompts_.size() && answers_.n_requests() < ahead; ++next_) {
+    for (; next_ < prompts_.size() && answers_.n_pending() < ahead; ++next_) {
       Prompt& p = prompts_[next_];
       const Tokenizer* tokenizer = loaded_.model().tokenizer();
       if (p.text) {

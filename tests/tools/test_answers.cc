@@ -53,9 +53,9 @@ TEST_CASE("the first open answer streams, the others wait for it") {
   CHECK(log.take({token(11, 0, 7, "two"), end(11, 1)}) == "");
   CHECK(log.take({token(10, 0, 8, "")}) == "");
   CHECK(log.take({token(10, 0, 8, " more"), end(10, 0, FinishReason::length, "!")}) == "0.0: more!. 1.0:two ");
-  CHECK(log.answers.n_requests() == 1);
+  CHECK(log.answers.n_pending() == 1);
   CHECK(log.take({end(11, 0)}) == "1.0:. 1.1:late. ");
-  CHECK(log.answers.n_requests() == 0);
+  CHECK(log.answers.n_pending() == 0);
   CHECK(log.answers.n_failed() == 0);
 }
 
@@ -63,10 +63,11 @@ TEST_CASE("a request that cannot be served has one answer") {
   Log log;
   log.answers.submitted(1, 0, 3);
   log.answers.submitted(2, 1, 1);
+  CHECK(log.answers.n_pending() == 4);
   CHECK(log.take({end(1, 0, FinishReason::error, "", "too long"), end(2, 0)}) == "0.0:. 1.0:. ");
   CHECK(log.take({end(1, 1, FinishReason::error, "", "too long"), end(1, 2, FinishReason::error, "", "too long")}) == "");
   CHECK(log.answers.n_failed() == 1);
-  CHECK(log.answers.n_requests() == 0);
+  CHECK(log.answers.n_pending() == 0);
 }
 
 TEST_CASE("a sample that fails on the way leaves the others alone") {

@@ -225,6 +225,25 @@ TEST_CASE("an end token ends a sequence, is among its tokens and not in its text
   CHECK(later["tokens"][2] != third);
 }
 
+TEST_CASE("without a generation_config.json the end token is config.json's, from a folder and from its model file") {
+  const auto free_run = answers(tiny(), {"--prompt", "HAMLET:", "--max-new-tokens", "8"})[0];
+  TempDir dir;
+  std::filesystem::copy(testing::test_data("tiny-opt"), dir / "m");
+  Json config = Json::parse(read_text_file(dir / "m/config.json"));
+  config["eos_token_id"] = free_run["tokens"][3];
+  std::filesystem::remove(dir / "m/generation_config.json");
+  std::filesystem::remove(dir / "m/config.json");
+  dir.write("m/config.json", config.dump());
+  REQUIRE(run_flexgen({"convert", dir / "m", "-o", dir / "m.flex"}).exit == 0);
+  const RunOptions cache{.env = {{"XDG_CACHE_HOME", dir / "cache"}}};
+  for (const std::string& model : {dir / "m", dir / "m.flex"}) {
+    const RunResult r = generate(model, {"--prompt", "HAMLET:", "--max-new-tokens", "8", "--json"}, cache);
+    REQUIRE(r.exit == 0);
+    CHECK(Json::parse(r.out)["finish_reason"] == "eos");
+    CHECK(Json::parse(r.out)["tokens"].size() == 4);
+  }
+}
+
 TEST_CASE("a folder is converted once into the cache, and listed and removed there") {
   TempDir dir;
   const RunOptions cache{.env = {{"XDG_CACHE_HOME", dir / "cache"}}};
