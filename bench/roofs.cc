@@ -20,7 +20,8 @@ std::atomic<uint64_t> sink{0};  // what is computed is used, so it cannot be lef
 constexpr int kChains = 12;  // 2 units x 4 to 5 cycles of latency, and some
 
 float fma_plain(int64_t steps) {
-  float acc[kChains] = {};
+  float acc[kChains];
+  for (int i = 0; i < kChains; ++i) acc[i] = static_cast<float>(i);  // different, or equal chains may be merged
   volatile float one = 0.999f;
   const float a = one, b = one;
   for (int64_t s = 0; s < steps; ++s)
@@ -34,7 +35,7 @@ float fma_plain(int64_t steps) {
 [[gnu::target("avx2,fma")]] float fma_avx2(int64_t steps) {
   __m256 acc[kChains];
   const __m256 a = _mm256_set1_ps(0.999f);
-  for (__m256& v : acc) v = a;
+  for (int i = 0; i < kChains; ++i) acc[i] = _mm256_set1_ps(static_cast<float>(i));
   for (int64_t s = 0; s < steps; ++s)
 #pragma GCC unroll 12
     for (int i = 0; i < kChains; ++i) acc[i] = _mm256_fmadd_ps(a, acc[i], a);
@@ -46,7 +47,7 @@ float fma_plain(int64_t steps) {
 [[gnu::target("avx512f")]] float fma_avx512(int64_t steps) {
   __m512 acc[kChains];
   const __m512 a = _mm512_set1_ps(0.999f);
-  for (__m512& v : acc) v = a;
+  for (int i = 0; i < kChains; ++i) acc[i] = _mm512_set1_ps(static_cast<float>(i));
   for (int64_t s = 0; s < steps; ++s)
 #pragma GCC unroll 12
     for (int i = 0; i < kChains; ++i) acc[i] = _mm512_fmadd_ps(a, acc[i], a);

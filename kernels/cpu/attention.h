@@ -9,9 +9,10 @@
 namespace flexgen::cpu {
 
 // Scores of one query (zeros behind D) against keys [0, n), n <= 32; the rest of score[32] is -infinity.
-// keys: [32, D], `stride` bytes apart; memory behind the n-th key is readable but not used.
-template <class V, class Element>
-void block_scores(const float* q, const std::byte* keys, int64_t stride, int64_t d, int64_t n, float* score) {
+// keys: [32, D], `stride` bytes apart; memory behind the n-th key is readable but not used. With kAhead the next block's keys, at
+// `next`, are asked for.
+template <class V, class Element, bool kAhead>
+void block_scores(const float* q, const std::byte* keys, [[maybe_unused]] const std::byte* next, int64_t stride, int64_t d, int64_t n, float* score) {
   constexpr int kTile = V::kScoreTile;
   constexpr int64_t kSize = sizeof(Element);
   for (int64_t j0 = 0; j0 < n; j0 += kLanes) {
@@ -24,6 +25,10 @@ void block_scores(const float* q, const std::byte* keys, int64_t stride, int64_t
       int64_t e = 0;
       for (; e + kLanes <= d; e += kLanes) {
         const V qe = V::load(q + e);
+        if (kAhead && e * kSize % 64 == 0) {
+#pragma GCC unroll 16
+          for (int i = 0; i < kTile; ++i) __builtin_prefetch(next + (j0 + j + i) * stride + e * kSize, 0, 3);
+        }
 #pragma GCC unroll 16
         for (int i = 0; i < kTile; ++i) acc[i] = fma(V::load(Element{}, key + i * stride + e * kSize), qe, acc[i]);
       }
@@ -41,8 +46,8 @@ void block_scores(const float* q, const std::byte* keys, int64_t stride, int64_t
 }
 
 // o = fma(sum over j < n of p[j] * values[j], b, o * a), C vectors wide
-template <class V, class Element, int C>
-void merge_values(const float* p, const std::byte* values, int64_t stride, int64_t n, V a, V b, float* o, int64_t width) {
+template <class V, class Element, int C, bool kAhead>
+void merge_values(const float* p, const std::byte* values, [[maybe_unused]] const std::byte* next, int64_t stride, int64_t n, V a, V b, float* o, int64_t width) {
   constexpr int64_t kSize = sizeof(Element);
   V acc[C];
 #pragma GCC unroll 8
@@ -50,6 +55,10 @@ void merge_values(const float* p, const std::byte* values, int64_t stride, int64
   if (width == C * kLanes) {
     for (int64_t j = 0; j < n; ++j) {
       const V pj{p[j]};
+      if constexpr (kAhead) {
+#pragma GCC unroll 8
+        for (int64_t at = 0; at < C * kLanes * kSize; at += 64) __builtin_prefetch(next + j * stride + at, 0, 3);
+      }
 #pragma GCC unroll 8
       for (int c = 0; c < C; ++c) acc[c] = fma(pj, V::load(Element{}, values + j * stride + c * kLanes * kSize), acc[c]);
     }
@@ -60,11 +69,21 @@ void merge_values(const float* p, const std::byte* values, int64_t stride, int64
   for (int c = 0; c < C; ++c) fma(acc[c], b, V::load(o + c * kLanes) * a).store(o + c * kLanes);
 }
 
-// One block for one row. state: maximum, sum
-template <class V, class Element>
-void attend_block(const float* q, const std::byte* keys, const std::byte* values, int64_t stride, int64_t d, int64_t n, float* p, float* state, float* o) {
+// K and V of one block: [32, d] each, `stride` bytes apart; next_*: the block behind it
+struct KvBlock {
+  const std::byte* keys;
+  const std::byte* values;
+  const std::byte* next_keys;
+  const std::byte* next_values;
+  int64_t stride;
+  int64_t d;
+};
+
+// n positions of one block for one row. state: maximum, sum
+template <class V, class Element, bool kAhead>
+void attend_block(const float* q, const KvBlock& kv, int64_t n, float* p, float* state, float* o) {
   static_assert(kAttentionBlock == 2 * kLanes);
-  block_scores<V, Element>(q, keys, stride, d, n, p);
+  block_scores<V, Element, kAhead>(q, kv.keys, kv.next_keys, kv.stride, kv.d, n, p);
   V s0 = V::load(p), s1 = V::load(p + kLanes);
   const float m = select_less(s0, s1, s1, s0).max();
   s0 = math::exp(s0 - V{m});
@@ -74,12 +93,19 @@ void attend_block(const float* q, const std::byte* keys, const std::byte* values
   const float maximum = state[0] < m ? m : state[0];
   const V a = math::exp(V{state[0] - maximum}), b = math::exp(V{m - maximum});
   state[0] = maximum;
-  V sum = fma(V{(s0 + s1).sum()}, b, V{state[1]} * a);
+  const V sum = fma(V{(s0 + s1).sum()}, b, V{state[1]} * a);
   sum.store(state + 1, 1);
-  constexpr int64_t kSize = sizeof(Element);
+  constexpr int64_t kSize = sizeof(Element), kWide = V::kValueTile * kLanes;
   int64_t e = 0;
-  for (; e + 4 * kLanes <= d; e += 4 * kLanes) merge_values<V, Element, 4>(p, values + e * kSize, stride, n, a, b, o + e, 4 * kLanes);
-  for (; e < d; e += kLanes) merge_values<V, Element, 1>(p, values + e * kSize, stride, n, a, b, o + e, d - e < kLanes ? d - e : kLanes);
+  for (; e + kWide <= kv.d; e += kWide)
+    merge_values<V, Element, V::kValueTile, kAhead>(p, kv.values + e * kSize, kv.next_values + e * kSize, kv.stride, n, a, b, o + e, kWide);
+  if (e + 4 * kLanes <= kv.d) {
+    merge_values<V, Element, 4, kAhead>(p, kv.values + e * kSize, kv.next_values + e * kSize, kv.stride, n, a, b, o + e, 4 * kLanes);
+    e += 4 * kLanes;
+  }
+  for (; e < kv.d; e += kLanes)
+    merge_values<V, Element, 1, kAhead>(p, kv.values + e * kSize, kv.next_values + e * kSize, kv.stride, n, a, b, o + e,
+                                        kv.d - e < kLanes ? kv.d - e : kLanes);
 }
 
 template <class V, class Element>
@@ -103,32 +129,40 @@ void attention_of(const AttentionTask& a) {
     state[r * kLanes] = -__builtin_inff();
     state[r * kLanes + 1] = 0;
   }
-  // converting a block pays once several rows share it; rows of whole vectors in f32 need no conversion
-  const bool convert = rows > 2 && (sizeof(Element) != sizeof(float) || d % kLanes != 0);
+  constexpr int64_t kSize = sizeof(Element);
+  // One or two rows read the cache once, as it is, and ask for the next block meanwhile. With more rows a block is converted once;
+  // whole vectors in f32 need no conversion.
+  const bool few = rows <= 2, convert = !few && (kSize != sizeof(float) || d % kLanes != 0);
   const int64_t n_positions = a.first_position + a.n_tok;
   for (int64_t start = 0; start < n_positions; start += kAttentionBlock) {
-    const int64_t at = (a.page_offset + start % a.page_tokens * d) * static_cast<int64_t>(sizeof(Element));
-    const std::byte* const keys = a.k_pages[start / a.page_tokens] + at;
-    const std::byte* const values = a.v_pages[start / a.page_tokens] + at;
+    const int64_t after = start + kAttentionBlock < n_positions ? start + kAttentionBlock : start;
+    const int64_t at = (a.page_offset + start % a.page_tokens * d) * kSize, next_at = (a.page_offset + after % a.page_tokens * d) * kSize;
+    KvBlock kv{a.k_pages[start / a.page_tokens] + at, a.v_pages[start / a.page_tokens] + at, a.k_pages[after / a.page_tokens] + next_at,
+               a.v_pages[after / a.page_tokens] + next_at, d * kSize, d};
     if (convert) {
       const int64_t there = n_positions - start < kAttentionBlock ? n_positions - start : kAttentionBlock;
       for (int64_t j = 0; j < there; ++j)
         for (int64_t e = 0; e < d; e += kLanes) {
-          const int64_t from = (j * d + e) * static_cast<int64_t>(sizeof(Element));
-          (d - e < kLanes ? V::load(Element{}, keys + from, d - e) : V::load(Element{}, keys + from)).store(k32 + j * width + e);
-          (d - e < kLanes ? V::load(Element{}, values + from, d - e) : V::load(Element{}, values + from)).store(v32 + j * width + e);
+          const int64_t from = (j * d + e) * kSize;
+          (d - e < kLanes ? V::load(Element{}, kv.keys + from, d - e) : V::load(Element{}, kv.keys + from)).store(k32 + j * width + e);
+          (d - e < kLanes ? V::load(Element{}, kv.values + from, d - e) : V::load(Element{}, kv.values + from)).store(v32 + j * width + e);
         }
+      kv.keys = reinterpret_cast<const std::byte*>(k32);
+      kv.values = reinterpret_cast<const std::byte*>(v32);
+      kv.stride = width * static_cast<int64_t>(sizeof(float));
+      kv.d = width;
     }
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t seen = a.first_position + r / a.group + 1 - start;
       if (seen <= 0) continue;
       const int64_t n = seen < kAttentionBlock ? seen : kAttentionBlock;
+      float *const qr = q + r * width, *const pr = p + r * kAttentionBlock, *const sr = state + r * kLanes, *const orow = o + r * width;
       if (convert)
-        attend_block<V, float>(q + r * width, reinterpret_cast<const std::byte*>(k32), reinterpret_cast<const std::byte*>(v32),
-                               width * static_cast<int64_t>(sizeof(float)), width, n, p + r * kAttentionBlock, state + r * kLanes, o + r * width);
+        attend_block<V, float, false>(qr, kv, n, pr, sr, orow);
+      else if (few)
+        attend_block<V, Element, true>(qr, kv, n, pr, sr, orow);
       else
-        attend_block<V, Element>(q + r * width, keys, values, d * static_cast<int64_t>(sizeof(Element)), d, n, p + r * kAttentionBlock, state + r * kLanes,
-                                 o + r * width);
+        attend_block<V, Element, false>(qr, kv, n, pr, sr, orow);
     }
   }
   for (int64_t r = 0; r < rows; ++r) {

@@ -92,6 +92,7 @@ struct V {
   static constexpr int kTileR = 4, kTileT = 3;  // 12 sums + 3 tokens + 1 weight of 16 registers
   static constexpr int few_rows(int n_tok) { return n_tok == 1 ? 4 : n_tok <= 3 ? 2 : 1; }
   static constexpr int kScoreTile = 4;  // keys at once in attention
+  static constexpr int kValueTile = 4;  // vectors of an output row at once: that many chains of additions
 
  private:
   static __m256i first(int64_t n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }

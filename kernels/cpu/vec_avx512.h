@@ -93,6 +93,7 @@ struct V {
   static constexpr int kTileR = 4, kTileT = 6;
   static constexpr int few_rows(int n_tok) { return n_tok <= 3 ? 8 : 4; }  // the tile of linear_few
   static constexpr int kScoreTile = 16;                                    // keys at once in attention
+  static constexpr int kValueTile = 8;  // vectors of an output row at once: that many chains of additions
 
  private:
   static __mmask16 first(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }

@@ -67,6 +67,7 @@ struct V {
   static constexpr int kTileR = 1, kTileT = 1;
   static constexpr int few_rows(int) { return 1; }
   static constexpr int kScoreTile = 1;
+  static constexpr int kValueTile = 4;
 
  private:
   template <typename Fn>
