@@ -13,7 +13,8 @@ BUILD := build/release
 FLEXGEN := $(BUILD)/bin/flexgen
 JOBS ?= $(shell nproc)
 GENERATOR := $(if $(shell command -v ninja),-G Ninja)
-configure = $(if $(wildcard $(BUILD)/CMakeCache.txt),@true,cmake --preset release $(GENERATOR))
+configured = $(wildcard build/$(1)/build.ninja build/$(1)/Makefile)
+configure = $(if $(call configured,release),@true,cmake --preset release $(GENERATOR))
 
 .PHONY: all demo test install asan tsan fuzz clean
 all:
@@ -39,13 +40,13 @@ install: all
 
 asan tsan:
 	@tools/setup.sh build test
-	cmake --preset $@ $(if $(wildcard build/$@/CMakeCache.txt),,$(GENERATOR))
+	cmake --preset $@ $(if $(call configured,$@),,$(GENERATOR))
 	cmake --build --preset $@ --parallel $(JOBS)
 	ctest --preset $@
 
 fuzz:
 	@tools/setup.sh build test fuzz
-	cmake --preset fuzz $(if $(wildcard build/fuzz/CMakeCache.txt),,$(GENERATOR))
+	cmake --preset fuzz $(if $(call configured,fuzz),,$(GENERATOR))
 	cmake --build --preset fuzz --parallel $(JOBS)
 	tests/fuzz/run.sh $(SECONDS)
 
