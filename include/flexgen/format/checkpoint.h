@@ -19,6 +19,7 @@
 #include "flexgen/format/safetensors.h"
 #include "flexgen/format/stored_tensor.h"
 #include "flexgen/format/torch.h"
+#include "flexgen/io/direct_reader.h"
 #include "flexgen/io/file.h"
 
 namespace flexgen {
@@ -72,6 +73,8 @@ class Checkpoint {
 
   size_t n_files() const { return files_.size(); }
   const File& file(size_t i) const { return files_[i]; }
+  // reads file i past the page cache; must not outlive this
+  DirectReader direct_reader(size_t i) const { return DirectReader(files_[i]); }
   // the file that holds t, for messages
   const std::string& path(const StoredTensor& t) const { return files_[t.file].path(); }
 

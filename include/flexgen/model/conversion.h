@@ -20,7 +20,6 @@
 #include "flexgen/format/json.h"
 #include "flexgen/format/model_writer.h"
 #include "flexgen/format/row_reader.h"
-#include "flexgen/io/direct_reader.h"
 #include "flexgen/model/description_json.h"
 #include "flexgen/model/opt_checkpoint.h"
 #include "flexgen/model/opt_config.h"
@@ -51,7 +50,7 @@ class Conversion {
         records_.back().tensors.push_back({sources_.tensors[next].name, dtype.value_or(sources_.tensors[next].dtype), sources_.tensors[next].shape});
     }
     plan_ = plan_model_file(records_, json_.size(), choose_alignment(records_));
-    for (size_t i = 0; i < checkpoint_.n_files(); ++i) readers_.emplace_back(checkpoint_.file(i));
+    for (size_t i = 0; i < checkpoint_.n_files(); ++i) readers_.push_back(checkpoint_.direct_reader(i));
     suspects_ = std::vector<Counts>(plan_.tensors.size());
   }
   Conversion(const Conversion&) = delete;
