@@ -15,7 +15,7 @@ function(good_tree)
   file(WRITE ${WORK}/tree/kernels/k.cc "${spdx}#include \"kernels/k.h\"\n#include \"flexgen/base/a.h\"\n")
   file(WRITE ${WORK}/tree/tests/base/test_a.cc "${spdx}")
   file(WRITE ${WORK}/tree/tests/io/test_b.cc "${spdx}")
-  file(WRITE ${WORK}/tree/tests/untested_headers.txt "# reasons\nio/c.h: types only\n")
+  file(WRITE ${WORK}/tree/tests/untested_headers.txt "# reasons\nio/c.h: types only, in tests/io/test_b.cc\n")
   file(WRITE ${WORK}/tree/CMakeLists.txt "# SPDX-License-Identifier: Apache-2.0\n")
 endfunction()
 
