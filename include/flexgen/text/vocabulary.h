@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -92,19 +93,21 @@ inline std::vector<std::pair<std::string, std::string>> read_merges(const nlohma
 
 // The merge list in ids. file: for messages. Merges are counted from 0, as ranks are.
 inline std::vector<Merge> resolve_merges(const Vocabulary& v, const std::string& file) {
+  std::unordered_map<std::string_view, int32_t> ids(v.ids.size());  // three look-ups a merge: in the sorted map a fifth of the loading time
+  for (const auto& [token, id] : v.ids) ids.emplace(token, id);
   std::vector<Merge> merges;
   merges.reserve(v.merge_list.size());
   std::string joined;
   for (const auto& [left, right] : v.merge_list) {
     const auto id = [&](const std::string& piece) {
-      const auto at = v.ids.find(piece);
-      if (at == v.ids.end()) fail(Fault::checkpoint, "{}: merge {} uses unknown piece {}. Take vocabulary and merges from the same model", file, with_commas(merges.size()), in_quotes(piece));
+      const auto at = ids.find(piece);
+      if (at == ids.end()) fail(Fault::checkpoint, "{}: merge {} uses unknown piece {}. Take vocabulary and merges from the same model", file, with_commas(merges.size()), in_quotes(piece));
       return at->second;
     };
     joined.assign(left).append(right);
-    const auto result = v.ids.find(joined);
+    const auto result = ids.find(joined);
     Merge merge{id(left), id(right), 0};
-    if (result == v.ids.end())
+    if (result == ids.end())
       fail(Fault::checkpoint, "{}: merge {} makes {}, which the vocabulary lacks. Take vocabulary and merges from the same model", file, with_commas(merges.size()), in_quotes(joined));
     merge.result = result->second;
     merges.push_back(merge);
