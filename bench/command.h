@@ -11,5 +11,6 @@ namespace flexgen::bench {
 using Selected = std::function<int()>;
 
 void add_ops(CLI::App& program, Selected& selected);
+void add_tokenize(CLI::App& program, Selected& selected);
 
 }  // namespace flexgen::bench
