@@ -4,6 +4,10 @@
 #include <string>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include "flexgen/ops/ref/backend.h"
 #include "kernels/cpu/driver.h"
 
@@ -16,8 +20,13 @@ constexpr Backend kPortable = cpu::make_backend<cpu::kPortable>("portable");
 constexpr Backend kAvx2 = cpu::make_backend<cpu::kAvx2>("avx2");
 constexpr Backend kAvx512 = cpu::make_backend<cpu::kAvx512>("avx512");
 
-// CPUID's bits; __builtin_cpu_supports also asks XGETBV whether the system saves the registers
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
+// clang 14 has no name for it in __builtin_cpu_supports
+bool has_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+// __builtin_cpu_supports also asks XGETBV whether the system saves the registers
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512dq");

@@ -14,7 +14,7 @@ foreach(object IN LISTS OBJECTS)
   execute_process(COMMAND ${NM} --defined-only ${object} OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
   string(REGEX MATCHALL " [WVu] [^\n]+" weak "${symbols}")
   foreach(symbol IN LISTS weak)
-    if(NOT symbol MATCHES "[0-9]${isa}[0-9]")  # as mangled: <length><name><length>
+    if(NOT symbol MATCHES "(cpu|_)[46]${isa}")  # namespace cpu::<isa> as mangled, with its length; S0_ may stand for cpu
       message(SEND_ERROR "${object}: a copy of${symbol} is compiled for ${isa}, and the linker may keep it for every CPU")
     endif()
   endforeach()
