@@ -76,7 +76,8 @@ class RowReader {
   }
 
   // The elements of box to dst, which is dense with rows of cols_ elements and begins at (box.row, 0). One read where the stretch of
-  // file that the box spans fits the buffer and is not mostly other data; else the box is halved across its longer stride.
+  // file that the box spans fits the buffer and is not mostly other data, or one a column where columns
+  // are contiguous; else the box is halved across its longer stride.
   void gather(Box box, std::byte* dst) {
     const int64_t first_row = box.row;
     std::vector<Box> todo{box};
@@ -85,11 +86,19 @@ class RowReader {
       todo.pop_back();
       const size_t extent = static_cast<size_t>((box.rows - 1) * row_stride_ + (box.cols - 1) * col_stride_ + 1) * element_;
       const size_t wanted = static_cast<size_t>(box.rows) * static_cast<size_t>(box.cols) * element_;
+      std::byte* to = dst + (static_cast<size_t>(box.row - first_row) * static_cast<size_t>(cols_) + static_cast<size_t>(box.col)) * element_;
       if (extent <= span_bytes() && (extent <= 64_KiB || extent / 4 <= wanted)) {
         span_.resize(extent);
-        file_.read(t_.offset + static_cast<uint64_t>(box.row * row_stride_ + box.col * col_stride_) * element_, span_);
-        std::byte* to = dst + (static_cast<size_t>(box.row - first_row) * static_cast<size_t>(cols_) + static_cast<size_t>(box.col)) * element_;
-        element_ == 4 ? spread<uint32_t>(box, to) : spread<uint16_t>(box, to);
+        file_.read(place_of(box), span_);
+        spread(box, row_stride_, col_stride_, to);
+        continue;
+      }
+      if (row_stride_ == 1 && wanted <= span_bytes()) {  // whole runs of columns, side by side, so that the spreading stays in the cache
+        span_.resize(wanted);
+        const size_t run = static_cast<size_t>(box.rows) * element_;
+        for (int64_t c = 0; c < box.cols; ++c)
+          file_.read(place_of({box.row, box.rows, box.col + c, 1}), std::span(span_).subspan(static_cast<size_t>(c) * run, run));
+        spread(box, 1, box.rows, to);
         continue;
       }
       const bool by_rows = box.cols == 1 || (box.rows > 1 && row_stride_ >= col_stride_);
@@ -106,16 +115,22 @@ class RowReader {
     }
   }
 
-  // span_ (strided) to dst (dense rows of cols_ elements), in tiles small enough for the first cache on both sides
+  uint64_t place_of(const Box& box) const { return t_.offset + static_cast<uint64_t>(box.row * row_stride_ + box.col * col_stride_) * element_; }
+
+  // span_, which holds box with these strides, to dst (dense rows of cols_ elements)
+  void spread(const Box& box, int64_t row_stride, int64_t col_stride, std::byte* dst) const {
+    element_ == 4 ? spread_as<uint32_t>(box, row_stride, col_stride, dst) : spread_as<uint16_t>(box, row_stride, col_stride, dst);
+  }
+  // in tiles small enough for the first cache on both sides
   template <typename T>
-  void spread(const Box& box, std::byte* dst) const {
+  void spread_as(const Box& box, int64_t row_stride, int64_t col_stride, std::byte* dst) const {
     constexpr int64_t kTile = 32;
     for (int64_t r0 = 0; r0 < box.rows; r0 += kTile)
       for (int64_t c0 = 0; c0 < box.cols; c0 += kTile)
         for (int64_t r = r0; r < std::min(r0 + kTile, box.rows); ++r)
           for (int64_t c = c0; c < std::min(c0 + kTile, box.cols); ++c)
             std::memcpy(dst + static_cast<size_t>(r * cols_ + c) * sizeof(T),
-                        span_.data() + static_cast<size_t>(r * row_stride_ + c * col_stride_) * sizeof(T), sizeof(T));
+                        span_.data() + static_cast<size_t>(r * row_stride + c * col_stride) * sizeof(T), sizeof(T));
   }
 
   const File& file_;
