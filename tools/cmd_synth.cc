@@ -36,7 +36,7 @@ ModelDescription shape(const Options& o) {
       fail(Fault::usage, "--like: found '{}', allowed the path of a config.json, or one of {}", printable(o.like), named_shapes_list());
     m = opt_description(parse_json(read_text_file(o.like, 16_MiB), o.like), o.like);
   }
-  if (o.layers < 0 || o.layers > 100'000) fail(Fault::usage, "--layers: found {}, allowed 1 to 100000", o.layers);
+  if (o.layers < 0 || o.layers > 10'000) fail(Fault::usage, "--layers: found {}, allowed 1 to 10000", o.layers);
   if (o.layers != 0) m->n_layers = o.layers;
   return *m;
 }

@@ -7,9 +7,9 @@
 #include <nlohmann/json.hpp>
 
 #include "flexgen/format/crc32.h"
+#include "flexgen/format/crc32_combine.h"
 #include "flexgen/model/records.h"
 #include "flexgen/model/synthetic.h"
-#include "tools/crc32_combine.h"
 #include "tools/torch_pickle.h"
 
 namespace flexgen::tools {

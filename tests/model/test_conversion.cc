@@ -166,6 +166,25 @@ TEST_CASE("values that are not finite are told, and so are those that become it"
   CHECK(as_f16[0].overflowed == 1);
 }
 
+TEST_CASE("a damaged storage of a PyTorch archive is noticed, and nothing appears", "[model]") {
+  const testing::TempDir dir;
+  copy_checkpoint(testing::test_data("golden/prenorm-f16-bin"), dir);
+  const Checkpoint c = Checkpoint::open(dir.path());
+  const StoredTensor* fc2 = c.find("model.decoder.layers.1.fc2.weight");
+  REQUIRE(fc2 != nullptr);
+  REQUIRE(fc2->crc32.has_value());
+  std::byte b;
+  const File file(Fd(::open(c.path(*fc2).c_str(), O_RDWR)), c.path(*fc2), 0);
+  file.read(fc2->offset + 777, std::span(&b, 1));
+  b ^= std::byte{1};
+  file.write(fc2->offset + 777, std::span(&b, 1));
+  for (const auto dtype : {std::optional<DType>{}, std::optional{DType::f32}}) {
+    Conversion damaged(dir.path(), {}, dtype, "test");
+    CHECK_FAULT(damaged.write(dir / "m.flex", {}), Fault::damaged, "pytorch_model.bin: tensor 'model.decoder.layers.1.fc2.weight' is damaged: found CRC ");
+    CHECK_FALSE(fs::exists(dir / "m.flex"));
+  }
+}
+
 TEST_CASE("a folder that cannot be converted says why", "[model]") {
   const testing::TempDir dir;
   const auto open = [&](const std::string& folder, const std::map<std::string, std::string>& tokenizer = {}) { return Conversion(folder, tokenizer, {}, "test").total_bytes(); };

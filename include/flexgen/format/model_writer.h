@@ -69,6 +69,7 @@ struct WriteOptions {
   int workers = 4;                                // blocking readers and writers: more than cores, so that the disk always has work
   const std::atomic<bool>* stop = nullptr;        // polled before each block; set: Fault::interrupted, and nothing is left
   std::atomic<uint64_t>* done_bytes = nullptr;    // grows to plan.weight_bytes()
+  std::function<void()> before_commit{};          // all blocks were filled; what it throws keeps the file from appearing
 };
 
 namespace detail {
@@ -153,6 +154,8 @@ inline void write_model_file(const std::string& path, const std::string& json, F
     file.write(block.offset, bytes);
     if (options.done_bytes) options.done_bytes->fetch_add(block.bytes, std::memory_order_relaxed);
   });
+
+  if (options.before_commit) options.before_commit();
 
   layout::FileHeader header{};
   header.magic = layout::kMagic;

@@ -17,6 +17,8 @@
 #include <vector>
 
 #include "flexgen/format/checkpoint.h"
+#include "flexgen/format/crc32.h"
+#include "flexgen/format/crc32_combine.h"
 #include "flexgen/format/json.h"
 #include "flexgen/format/model_writer.h"
 #include "flexgen/format/row_reader.h"
@@ -66,12 +68,18 @@ class Conversion {
     return n;
   }
 
-  // Call once. Returns what was suspicious; errors as write_model_file's
+  // Call once. Returns what was suspicious; errors as write_model_file's, and Fault::damaged for a tensor whose bytes are not those
+  // that the archive (a PyTorch zip) has the checksum of
   std::vector<SuspectTensor> write(const std::string& path, const WriteOptions& options) {
     scratch_.clear();
     for (int i = 0; i < options.workers; ++i) scratch_.emplace_back();
+    WriteOptions with_check = options;
+    with_check.before_commit = [this, &options] {
+      check_sums();
+      if (options.before_commit) options.before_commit();
+    };
     write_model_file(path, json_, plan_, [this](const FileTensor& t, int64_t row, int64_t rows, std::span<std::byte> dst, int worker) { fill(t, row, rows, dst, worker); },
-                     options);
+                     with_check);
     std::vector<SuspectTensor> found;
     for (size_t i = 0; i < suspects_.size(); ++i)
       if (suspects_[i].not_finite != 0 || suspects_[i].overflowed != 0) found.push_back({plan_.tensors[i].name, suspects_[i].not_finite, suspects_[i].overflowed});
@@ -81,6 +89,11 @@ class Conversion {
  private:
   struct Counts {
     std::atomic<uint64_t> not_finite{0}, overflowed{0};
+  };
+  // CRC-32 of bytes [offset, offset + bytes) of a stored tensor
+  struct Sum {
+    uint64_t offset, bytes;
+    uint32_t crc;
   };
   // Readers of tensors with gaps or in column order keep what they have read: few at a time, so that memory stays bounded
   struct StridedReader {
@@ -161,8 +174,27 @@ class Conversion {
     const uint64_t offset = part.offset + static_cast<uint64_t>(first) * (n / static_cast<size_t>(rows)) * size_of(from);
     for (size_t done = 0; done < n;) {
       const size_t piece = std::min(n - done, kPiece / size_of(from));
-      put(from, readers_[part.file].read(offset + done * size_of(from), piece * size_of(from), scratch), to, dst.subspan(done * size_of(to), piece * size_of(to)), counts);
+      const auto values = readers_[part.file].read(offset + done * size_of(from), piece * size_of(from), scratch);
+      if (part.crc32) {
+        const uint32_t crc = crc32(values);
+        std::lock_guard lock(sums_mutex_);
+        sums_[&part].push_back({offset + done * size_of(from), values.size(), crc});
+      }
+      put(from, values, to, dst.subspan(done * size_of(to), piece * size_of(to)), counts);
       done += piece;
+    }
+  }
+
+  // the pieces of each tensor put together are its whole; their CRC must be the archive's
+  void check_sums() {
+    for (auto& [part, pieces] : sums_) {
+      std::sort(pieces.begin(), pieces.end(), [](const Sum& a, const Sum& b) { return a.offset < b.offset; });
+      uint32_t crc = 0;
+      uint64_t bytes = 0;
+      for (const Sum& s : pieces) crc = crc32_combine(crc, s.crc, s.bytes), bytes += s.bytes;
+      FG_CHECK(bytes == part->bytes(), "{}: {} bytes of {} were read", part->name, bytes, part->bytes());
+      if (crc != *part->crc32)
+        fail(Fault::damaged, "{}: {} is damaged: found CRC {:08x}, the archive says {:08x}. Download it again", checkpoint_.path(*part), quoted(*part), crc, *part->crc32);
     }
   }
 
@@ -195,6 +227,8 @@ class Conversion {
   std::vector<DirectReader> readers_;  // one a checkpoint file
   std::vector<Counts> suspects_;       // one a tensor
   std::vector<Buffer> scratch_;        // one a worker
+  std::mutex sums_mutex_;
+  std::map<const StoredTensor*, std::vector<Sum>> sums_;  // of tensors whose archive has a checksum; guarded by sums_mutex_
   std::mutex strided_mutex_;
   std::list<StridedReader> strided_;   // the latest first; guarded by strided_mutex_
 };

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-namespace flexgen::tools {
+namespace flexgen {
 
 namespace detail {
 
@@ -31,4 +31,4 @@ constexpr uint32_t crc32_combine(uint32_t first, uint32_t second, uint64_t secon
   return detail::crc_multiply(shift, first) ^ second;
 }
 
-}  // namespace flexgen::tools
+}  // namespace flexgen
