@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -11,7 +12,9 @@
 #include "flexgen/engine/perplexity.h"
 #include "flexgen/io/file.h"
 #include "tools/command.h"
+#include "tools/interrupt.h"
 #include "tools/loaded_model.h"
+#include "tools/progress.h"
 
 namespace flexgen::tools {
 
