@@ -50,7 +50,7 @@ class Answers {
 
   void take(const Event& e) {
     const auto at = requests_.find(e.request);
-    if (at == requests_.end()) return;  // what follows the error of a whole request
+    FG_CHECK(at != requests_.end(), "request {}", e.request);
     Submitted& r = at->second;
     Answer& a = open_.at(r.first + static_cast<uint64_t>(e.sample));
     a.text += e.text;
@@ -62,10 +62,8 @@ class Answers {
     a.ended = true;
     a.reason = e.reason;
     a.error = e.error;
-    const bool failed = e.reason == FinishReason::error;
-    n_failed_ += failed;
-    if (failed && a.tokens.empty() && e.sample == 0) {
-      // The request cannot be served, or its prompt gives no token: that holds for every sample of it, and is told once.
+    n_failed_ += e.reason == FinishReason::error;
+    if (e.last && r.left > 1) {  // the request cannot be served: that holds for every sample of it, and is told once
       for (int64_t s = 1; s < r.samples; ++s) open_.erase(r.first + static_cast<uint64_t>(s));
       n_pending_ -= static_cast<size_t>(r.left - 1);
       r.left = 1;

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <optional>
@@ -14,6 +15,7 @@
 #include "tools/engine_options.h"
 #include "tools/generation_options.h"
 #include "tools/loaded_model.h"
+#include "tools/progress.h"
 #include "tools/prompts.h"
 #include "tools/run_statistics.h"
 #include "tools/small_file.h"
@@ -141,15 +143,23 @@ class Run {
 
   // 0, 1 where prompts failed, 130 where the user stopped it
   int run() {
+    uint64_t total = 0;
+    for (const Prompt& p : prompts_) total += static_cast<uint64_t>(p.settings.num_return_sequences);
+    std::atomic<uint64_t> done{0};
+    // text on a terminal is its own progress
+    std::optional<Progress> progress;
+    if (!StandardOutput::is_terminal()) progress.emplace("generate", done, total, ProgressUnit::answers);
     try {
       while (!out_.closed() && (next_ < prompts_.size() || !loaded_.engine().idle())) {
         submit_ahead();
         for (const Event& e : loaded_.engine().step(&interrupted)) answers_.take(e);
         answers_.show();
         out_.flush();
+        done.store(loaded_.engine().statistics().sequences_done, std::memory_order_relaxed);
       }
     } catch (const Error& e) {
       if (e.fault() != Fault::interrupted) throw;
+      progress.reset();
       printer_.close();
       answers_.show_ended();
       out_.flush();

@@ -22,11 +22,11 @@
 namespace flexgen::tools {
 
 // What is counted
-enum class ProgressUnit { bytes, tokens };
+enum class ProgressUnit { bytes, tokens, answers };
 
 // done of total after elapsed_s; the text of the line
 inline std::string progress_line(const std::string& title, uint64_t done, uint64_t total, double elapsed_s, ProgressUnit unit = ProgressUnit::bytes) {
-  const auto amount = [unit](uint64_t n) { return unit == ProgressUnit::bytes ? format_bytes(n) : with_commas(n) + " tokens"; };
+  const auto amount = [unit](uint64_t n) { return unit == ProgressUnit::bytes ? format_bytes(n) : with_commas(n) + (unit == ProgressUnit::tokens ? " tokens" : " answers"); };
   constexpr size_t kBar = 24;
   const double share = total == 0 ? 1.0 : std::min(1.0, static_cast<double>(done) / static_cast<double>(total));
   const double rate = elapsed_s > 0 ? static_cast<double>(done) / elapsed_s : 0;

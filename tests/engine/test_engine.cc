@@ -19,6 +19,7 @@ struct Answer {
   std::vector<int32_t> tokens;
   std::string text, error;
   std::optional<FinishReason> reason;
+  bool last = false;
   std::vector<TokenLogprobs> logprobs;
 };
 using Answers = std::map<std::pair<RequestId, int>, Answer>;
@@ -27,6 +28,8 @@ void collect(const std::vector<Event>& events, Answers& answers) {
   for (const Event& e : events) {
     Answer& a = answers[{e.request, e.sample}];
     REQUIRE(!a.reason);  // nothing comes after the end
+    for (const auto& [key, other] : answers)
+      if (key.first == e.request) REQUIRE(!other.last);
     a.text += e.text;
     if (e.kind == Event::Kind::token) {
       a.tokens.push_back(e.token);
@@ -34,6 +37,7 @@ void collect(const std::vector<Event>& events, Answers& answers) {
     } else {
       a.reason = e.reason;
       a.error = e.error;
+      a.last = e.last;
     }
   }
 }
@@ -182,6 +186,7 @@ TEST_CASE("requests that cannot be served say why; the others go on", "[engine]"
     CHECK(a.reason == FinishReason::error);
     CHECK_THAT(a.error, Catch::Contains(text));
     CHECK(a.tokens.empty());
+    CHECK(a.last);
   }
   CHECK(answers.at({good, 0}).tokens == b.golden.sequences[0].tokens);
 }
@@ -271,12 +276,14 @@ TEST_CASE("a request can be cancelled at any time, and what it held comes back",
       collect(b.engine.step(), answers);
     }
     CHECK(answers.at({other, 0}).tokens == b.golden.sequences[0].tokens);
-    int cancelled = 0;
+    int cancelled = 0, last = 0;
     for (int k = 0; k < 6; ++k) {
       REQUIRE(answers.contains({victim, k}));
       REQUIRE(answers.at({victim, k}).reason);
       cancelled += answers.at({victim, k}).reason == FinishReason::cancelled;
+      last += answers.at({victim, k}).last;
     }
+    CHECK(last == 1);
     CHECK(cancelled > 0);
     // everything is free again: as many as the block takes run at once
     for (size_t i = 0; i < b.golden.sequences.size(); ++i) b.engine.submit(b.greedy(i));

@@ -166,7 +166,7 @@ class Engine {
     for (auto& g : groups_)
       if (g->cancelled) rest.push_back(g.get());
     for (Group* g : rest) {
-      for (; g->ended < g->n_samples(); ++g->ended) emit_end(*g, g->ended, FinishReason::cancelled, "", "", events);
+      for (; g->ended < g->n_samples(); ++g->ended) emit_end(*g, g->ended, g->ended + 1 == g->n_samples(), FinishReason::cancelled, "", "", events);
       finish(*g, false);
     }
   }
@@ -339,7 +339,7 @@ class Engine {
 
   // --- leaving
 
-  void emit_end(const Group& g, int sample, FinishReason reason, std::string text, std::string error, std::vector<Event>& events) {
+  void emit_end(const Group& g, int sample, bool last, FinishReason reason, std::string text, std::string error, std::vector<Event>& events) {
     Event e;
     e.kind = Event::Kind::end;
     e.request = g.id;
@@ -347,6 +347,7 @@ class Engine {
     e.text = std::move(text);
     e.reason = reason;
     e.error = std::move(error);
+    e.last = last;
     events.push_back(std::move(e));
     ++stats_.sequences_done;
   }
@@ -354,7 +355,7 @@ class Engine {
   void end(Sequence& s, FinishReason reason, const std::string& error, std::vector<Event>& events) {
     Group& g = *s.group;
     s.ended = true;
-    emit_end(g, s.sample, reason, s.text.finish(), error, events);
+    emit_end(g, s.sample, g.ended + 1 == g.n_samples(), reason, s.text.finish(), error, events);
     if (g.request.session) {
       Session& session = sessions_.at(*g.request.session);
       session.tokens = std::move(s.context);
@@ -373,7 +374,7 @@ class Engine {
   }
 
   void refuse(Group& g, const std::string& why, std::vector<Event>& events) {
-    emit_end(g, 0, FinishReason::error, "", why, events);
+    emit_end(g, 0, true, FinishReason::error, "", why, events);
     finish(g, true);
   }
 

@@ -35,7 +35,7 @@ constexpr std::string_view name(FinishReason r) {
   return "error";
 }
 
-// Events of one sample come in order: token, token, ..., end. A request that cannot be served has one end event (sample 0).
+// Events of one sample come in order: token, token, ..., end. A request that cannot be served has one end event (sample 0) for all samples.
 struct Event {
   enum class Kind { token, end };
   Kind kind = Kind::token;
@@ -46,6 +46,7 @@ struct Event {
   std::optional<TokenLogprobs> logprobs;  // token, where they were asked for
   FinishReason reason = FinishReason::length;  // end
   std::string error;                    // end with FinishReason::error: why
+  bool last = false;                    // end: nothing more comes of this request
 };
 
 }  // namespace flexgen
