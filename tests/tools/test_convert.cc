@@ -86,7 +86,7 @@ TEST_CASE("what cannot be converted or inspected says why, with its exit code", 
   check_fails(run_flexgen({"synth", "--like", "opt-7b", "-o", out}), 2, "--like: found 'opt-7b', allowed the path of a config.json, or one of opt-125m, opt-350m,");
   check_fails(run_flexgen({"synth", "--like", "opt-125m", "-o", out, "--layers", "-1"}), 2, "--layers: found -1, allowed 1 to 10000");
   check_fails(run_flexgen({"synth", "--like", "opt-125m", "-o", out, "--as", "gguf"}), 2, "--as: found 'gguf', allowed flex, safetensors or bin");
-  check_fails(run_flexgen({"synth", "--like", "opt-125m", "-o", out, "--tokenizer", dir.path()}), 2, "found no tokenizer files there");
+  check_fails(run_flexgen({"synth", "--like", "opt-125m", "-o", out, "--tokenizer", dir.path()}), 2, "found no vocabulary there");
   check_fails(run_flexgen({"synth", "--like", "opt-175b", "-o", out, "--dtype", "f32", "--layers", "2000"}), 5, " are needed. Free some, or write to another disk");
   CHECK(files_in(dir.path()) == 0);
 }

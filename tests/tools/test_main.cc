@@ -11,7 +11,7 @@ using flexgen::testing::RunResult;
 TEST_CASE("help names every command and the exit codes, once", "[tools]") {
   const RunResult all = run_flexgen({"--help"});
   CHECK(all.exit == 0);
-  for (const char* command : {"convert", "inspect", "synth", "tokenize", "generate", "eval", "cache"}) {
+  for (const char* command : {"convert", "inspect", "synth", "tokenize", "generate", "chat", "eval", "cache"}) {
     CHECK_THAT(all.out, Catch::Contains(std::string("\n  ") + command + " "));
     const RunResult one = run_flexgen({command, "--help"});
     CHECK(one.exit == 0);
