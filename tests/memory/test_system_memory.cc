@@ -36,6 +36,11 @@ TEST_CASE("cgroup v2: the tightest of the process's group and those above, file 
   CHECK(available_memory(t.path() + "/") == 0);
 }
 
+TEST_CASE("without /proc, what the system call says", "[memory]") {
+  const testing::TempDir bare;
+  CHECK(available_memory(bare.path() + "/") > 0);
+}
+
 TEST_CASE("cgroup v1", "[memory]") {
   const testing::TempDir t;
   t.write("proc/meminfo", kMeminfo);

@@ -2,6 +2,8 @@
 // How much memory this process may still take: what the system has free, within the limits of every cgroup it is in.
 #pragma once
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cstdint>
