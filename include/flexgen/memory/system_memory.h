@@ -50,7 +50,9 @@ inline std::optional<uint64_t> room_in(const std::string& folder, const char* li
 // Bytes. `root` holds proc/ and sys/fs/cgroup/: "/" but in tests. Limits of cgroup v2 (memory.max, memory.high) and v1
 // (memory.limit_in_bytes) are read for the process's cgroup and all above it.
 inline uint64_t available_memory(const std::string& root = "/") {
-  uint64_t room = detail::number_after(detail::read_small_file(root + "proc/meminfo"), "MemAvailable:").value_or(0) * 1024;
+  const auto kib = detail::number_after(detail::read_small_file(root + "proc/meminfo"), "MemAvailable:");
+  // where /proc is not mounted (a bare chroot), what the system call says is free
+  uint64_t room = kib ? *kib * 1024 : static_cast<uint64_t>(::sysconf(_SC_AVPHYS_PAGES)) * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
   std::istringstream groups(detail::read_small_file(root + "proc/self/cgroup"));
   for (std::string line; std::getline(groups, line);) {
     const size_t first = line.find(':'), second = line.find(':', first + 1);
