@@ -111,6 +111,7 @@ TEST_CASE("logits have the same bits however the work is cut", "[runtime]") {
     CHECK(same_bits(all_logits(g, g.sequences, *fast, 2, {1, 1, 1}), want));
     CHECK(same_bits(all_logits(g, g.sequences, *fast, 2, {3, 9, 1000}, DType::f32, 64), want));
     CHECK(same_bits(all_logits(g, g.sequences, *fast, 2, {3, 9, 1000}, DType::f32, 32, {.activation_bytes = 0, .logits_bytes = 0}), want));
+    CHECK(same_bits(all_logits(g, g.sequences, *fast, 2, {3, 9, 1000}, DType::f32, 32, {.activation_bytes = 0, .merge_steps = true}), want));
     CHECK(same_bits(all_logits(g, g.sequences, *fast, 2, {16, 512, 1000}, DType::f32, 32, {}, 7), want));
     const auto half = all_logits(g, g.sequences, *fast, 1, {16, 512, 1000}, DType::f16);
     CHECK(!same_bits(half, want));

@@ -3,6 +3,8 @@
 // size: so tests of the runtime need no model file.
 #pragma once
 
+#include <algorithm>
+#include <deque>
 #include <map>
 #include <memory>
 #include <string>
@@ -31,14 +33,37 @@ class CheckpointWeights final : public WeightStream {
   }
   ~CheckpointWeights() override { CHECK(acquired_ == 0); }
 
+  // asserts from here on that blocks are asked for in the announced order
+  void begin_sweep(const SweepOrder& order) override {
+    announced_.clear();
+    const auto announce = [&](std::span<const TensorRef> matrices) {
+      for (const TensorRef& m : matrices)
+        for (size_t b = 0; b < n_blocks(m); ++b) announced_.emplace_back(m, b);
+    };
+    announce(order.body);
+    for (size_t i = 0; i < order.head_passes; ++i) announce(order.head);
+  }
+
   size_t n_blocks(TensorRef t) const override { return at(t).blocks.size(); }
   WeightView acquire(TensorRef t, size_t first, size_t last) override {
     REQUIRE(first < last);
     REQUIRE(last <= at(t).blocks.size());
     acquired_ += static_cast<int64_t>(last - first);
+    for (size_t b = first; b < last; ++b) {
+      const std::pair block(t, b);
+      if (std::find(held_.begin(), held_.end(), block) == held_.end()) {
+        REQUIRE(!announced_.empty());
+        REQUIRE(announced_.front() == block);
+        announced_.pop_front();
+      }
+      held_.push_back(block);
+    }
     return {at(t).dtype, at(t).rows, at(t).cols, std::span(at(t).blocks).subspan(first, last - first)};
   }
-  void release(TensorRef, size_t first, size_t last) override { acquired_ -= static_cast<int64_t>(last - first); }
+  void release(TensorRef t, size_t first, size_t last) override {
+    acquired_ -= static_cast<int64_t>(last - first);
+    for (size_t b = first; b < last; ++b) held_.erase(std::find(held_.begin(), held_.end(), std::pair(t, b)));
+  }
   // exactly the blocks that hold the rows
   WeightView acquire_rows(TensorRef t, std::span<const int32_t> rows) override {
     const Tensor& x = at(t);
@@ -86,6 +111,8 @@ class CheckpointWeights final : public WeightStream {
 
   std::vector<std::vector<std::unique_ptr<Tensor>>> tensors_;
   std::vector<RowBlock> some_;
+  std::deque<std::pair<TensorRef, size_t>> announced_;  // blocks still to come
+  std::vector<std::pair<TensorRef, size_t>> held_;
   int64_t acquired_ = 0;
 };
 

@@ -42,12 +42,14 @@ class ModelFile {
     return it == by_name_.end() ? nullptr : &plan_.tensors[it->second];
   }
 
+  // bytes are block i as written. thread: any
+  bool block_intact(size_t i, std::span<const std::byte> bytes) const { return hash_of(i, bytes) == plan_.blocks[i].hash; }
+
   // bytes are block i as read; throws Fault::damaged naming tensor, block and offset where they are not what was written.
   // thread: any
   void verify_block(size_t i, std::span<const std::byte> bytes) const {
-    FG_CHECK(i < plan_.blocks.size() && bytes.size() == plan_.blocks[i].bytes, "block {} of {}, {} bytes", i, plan_.blocks.size(), bytes.size());
+    const uint64_t found = hash_of(i, bytes);
     const FileBlock& block = plan_.blocks[i];
-    const uint64_t found = XXH3_64bits_withSeed(bytes.data(), bytes.size(), layout::block_seed(header_.file_id, i));
     if (found != block.hash)
       fail(Fault::damaged, "{}: weights damaged: {}, block {}, bytes {} to {} of the file: found hash {:016x}, expected {:016x}. Copy or convert it again",
            file_.path(), block_owner(i), i, block.offset, block.offset + block.bytes - 1, found, block.hash);
@@ -79,6 +81,11 @@ class ModelFile {
   }
 
  private:
+  uint64_t hash_of(size_t i, std::span<const std::byte> bytes) const {
+    FG_CHECK(i < plan_.blocks.size() && bytes.size() == plan_.blocks[i].bytes, "block {} of {}, {} bytes", i, plan_.blocks.size(), bytes.size());
+    return XXH3_64bits_withSeed(bytes.data(), bytes.size(), layout::block_seed(header_.file_id, i));
+  }
+
   void read_header();
   std::vector<std::byte> read_section(const layout::Section& s, uint64_t number, std::string_view what) const;
   void read_index(std::span<const std::byte> index, std::span<const std::byte> table);

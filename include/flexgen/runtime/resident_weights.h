@@ -27,6 +27,7 @@ class ResidentWeights final : public WeightStream {
     for (size_t r = 0; r < file.records().size(); ++r) bind(file, r, std::move(buffers[r]));
   }
 
+  void begin_sweep(const SweepOrder&) override {}
   size_t n_blocks(TensorRef t) const override { return tensor(t).blocks.size(); }
 
   WeightView acquire(TensorRef t, size_t first, size_t last) override {

@@ -6,7 +6,8 @@
 //   blocks outside  every linear takes its weight a few row blocks at a time and runs them over all micro-batches, so that a short ring
 //                   of blocks is enough and a block is still in the CPU's cache for the next micro-batch. Each micro-batch needs its own
 //                   activations: chosen where they all fit in `activation_bytes` (decoding).
-//   step outside    a step's weights are held while micro-batch after micro-batch goes through it with one shared scratch.
+//   step outside    a step's weights are held while micro-batch after micro-batch goes through it with one shared scratch; hidden states
+//                   may lie on disk between two steps.
 #pragma once
 
 #include <algorithm>
@@ -20,6 +21,7 @@
 #include "flexgen/memory/buffer.h"
 #include "flexgen/model/program.h"
 #include "flexgen/ops/backend.h"
+#include "flexgen/runtime/hidden_store.h"
 #include "flexgen/runtime/kv_store.h"
 #include "flexgen/runtime/sweep_plan.h"
 #include "flexgen/runtime/weight_stream.h"
@@ -27,9 +29,38 @@
 namespace flexgen {
 
 struct SweepOptions {
-  uint64_t activation_bytes = 256_MiB;  // above it, micro-batches share scratch
+  uint64_t activation_bytes = 256_MiB;  // of scratch; above it, micro-batches share one
   uint64_t logits_bytes = 64_MiB;       // logits that lie in memory at a time
+  HiddenStoreOptions hidden;            // states on disk: step outside, whatever fits
+  bool merge_steps = false;             // attention and MLP of a layer are one step: fewer hand-overs, more weights held
+  std::span<std::byte> scratch, head;   // memory for these, of scratch_bytes and head_bytes; empty: buffers of its own
 };
+
+// Activations of a sweep in bytes: hidden states apart from the scratch they are worked on with
+inline uint64_t hidden_bytes(const Program& p, int64_t n_tok) { return static_cast<uint64_t>(n_tok * p.width[0]) * sizeof(float); }
+inline uint64_t scratch_bytes(const Program& p, int64_t n_tok) { return static_cast<uint64_t>(n_tok * (p.width[1] + p.width[2])) * sizeof(float); }
+// Rows of logits that are computed together, of n_wanted
+inline int64_t head_rows(const Program& p, int64_t n_wanted, uint64_t logits_bytes) {
+  return std::clamp<int64_t>(static_cast<int64_t>(logits_bytes / (static_cast<uint64_t>(p.head_width[3]) * sizeof(float))), 1, std::max<int64_t>(1, n_wanted));
+}
+inline uint64_t head_bytes(const Program& p, int64_t rows) {
+  return static_cast<uint64_t>(rows * (p.head_width[0] + p.head_width[1] + p.head_width[2] + p.head_width[3])) * sizeof(float);
+}
+
+// Attention and MLP of a layer as one step
+inline Program merged_layers(Program p) {
+  std::vector<Step> steps;
+  for (Step& s : p.body) {
+    if (!steps.empty() && steps.back().layer >= 0 && s.layer < 0) {
+      steps.back().name += " and " + s.name;
+      steps.back().operations.insert(steps.back().operations.end(), s.operations.begin(), s.operations.end());
+    } else {
+      steps.push_back(std::move(s));
+    }
+  }
+  p.body = std::move(steps);
+  return p;
+}
 
 // One row of logits: token `token` of span `span` of micro-batch `micro_batch`. The values may be changed; they die with the call.
 struct LogitsRow {
@@ -42,47 +73,69 @@ struct LogitsRow {
 class Sweep {
  public:
   Sweep(const ModelDescription& model, const Backend& backend, Queue queue, WeightStream& weights, KvStore& cache, SweepOptions options = {})
-      : model_(model), program_(opt_program(model)), backend_(backend), queue_(queue), weights_(weights), cache_(cache), options_(options) {}
+      : model_(model),
+        program_(options.merge_steps ? merged_layers(opt_program(model)) : opt_program(model)),
+        backend_(backend),
+        queue_(queue),
+        weights_(weights),
+        cache_(cache),
+        options_(std::move(options)),
+        hidden_(options_.hidden) {
+    for (const Step& step : program_.body) announce(step, body_);
+    announce(program_.head, head_matrices_);
+  }
 
   // Runs the plan, appends K and V (not committed), hands out wanted logits in the plan's order. With *stop set, throws
   // Fault::interrupted between two operations; what was appended is then worthless, and was never committed.
   void run(const SweepPlan& plan, const std::function<void(const LogitsRow&)>& on_logits, const std::atomic<bool>* stop = nullptr) {
     plan_ = &plan;
     stop_ = stop;
-    lay_out();
     if (plan.n_tok() == 0) return;
-    for (const Step& step : program_.body) run_step(step);
+    lay_out();
+    find_wanted();
+    const auto wanted = static_cast<int64_t>(wanted_.size());
+    weights_.begin_sweep({body_, head_matrices_, static_cast<size_t>(wanted == 0 ? 0 : div_up(wanted, head_rows(program_, wanted, options_.logits_bytes)))});
+    for (const Step& step : program_.body) run_step(step, &step == program_.body.data());
     run_head(on_logits);
   }
 
+  const HiddenStatistics& hidden_statistics() const { return hidden_.statistics(); }
+
  private:
+  static void announce(const Step& step, std::vector<TensorRef>& matrices) {
+    for (const Operation& op : step.operations)
+      if (op.kind == Operation::Kind::linear) matrices.push_back(*op.weight);
+  }
+
   // A micro-batch's rows: where its activations begin in each slot
   struct Rows {
     int64_t n_tok = 0;
     std::array<float*, kSlots> slot{};
     std::vector<int32_t> tokens, positions;
   };
+  struct Wanted {
+    LogitsRow logits;
+    int64_t row = 0;  // of its micro-batch
+  };
 
   MatView<float> view(const Rows& r, Slot s, int64_t cols) const { return {r.slot[static_cast<size_t>(s)], r.n_tok, cols, cols}; }
 
   void lay_out() {
     const auto& w = program_.width;
-    const int64_t scratch = w[1] + w[2];
-    int64_t largest = 0;
-    for (const MicroBatch& m : plan_->micro_batches) largest = std::max(largest, m.n_tok());
-    const int64_t total = plan_->n_tok();
-    shared_scratch_ = static_cast<uint64_t>(total * scratch) * sizeof(float) > options_.activation_bytes && plan_->micro_batches.size() > 1;
-    const int64_t scratch_tokens = shared_scratch_ ? largest : total;
-    reserve(activations_, static_cast<size_t>(total * w[0] + scratch_tokens * scratch) * sizeof(float));
+    std::vector<int64_t> sizes;
+    for (const MicroBatch& m : plan_->micro_batches) sizes.push_back(m.n_tok());
+    const int64_t total = plan_->n_tok(), largest = *std::max_element(sizes.begin(), sizes.end());
+    step_outside_ = !hidden_.all_in_memory() || (sizes.size() > 1 && scratch_bytes(program_, total) > options_.activation_bytes);
+    hidden_.begin_sweep(sizes, w[0]);
+    const int64_t scratch_tokens = step_outside_ ? largest : total;
+    float* a = room(options_.scratch, scratch_, scratch_bytes(program_, scratch_tokens));
+    float* b = a + scratch_tokens * w[1];
 
     rows_.resize(plan_->micro_batches.size());
-    float* hidden = activations_.as<float>();
-    float* a = hidden + total * w[0];
-    float* b = a + scratch_tokens * w[1];
     for (size_t i = 0; i < rows_.size(); ++i) {
       Rows& r = rows_[i];
-      r.n_tok = plan_->micro_batches[i].n_tok();
-      r.slot = {hidden, a, b, nullptr};
+      r.n_tok = sizes[i];
+      r.slot = {hidden_.all_in_memory() ? hidden_.acquire(i, true) : nullptr, a, b, nullptr};
       r.tokens.clear();
       r.positions.clear();
       for (const Span& s : plan_->micro_batches[i].spans) {
@@ -92,24 +145,42 @@ class Sweep {
           r.positions.push_back(static_cast<int32_t>(s.first_position + t + model_.position_offset));
         }
       }
-      hidden += r.n_tok * w[0];
-      if (!shared_scratch_) a += r.n_tok * w[1], b += r.n_tok * w[2];
+      if (!step_outside_) a += r.n_tok * w[1], b += r.n_tok * w[2];
     }
   }
 
-  static void reserve(Buffer& buffer, size_t bytes) {
-    if (buffer.size() < bytes) buffer = Buffer(bytes);
+  // the rows whose logits are wanted, in the plan's order
+  void find_wanted() {
+    wanted_.clear();
+    for (size_t m = 0; m < plan_->micro_batches.size(); ++m) {
+      int64_t row = 0;
+      for (size_t s = 0; s < plan_->micro_batches[m].spans.size(); ++s) {
+        const Span& span = plan_->micro_batches[m].spans[s];
+        for (int64_t t = span.first_logits; t < span.n_tok(); ++t) wanted_.push_back({{m, s, t, {}}, row + t});
+        row += span.n_tok();
+      }
+    }
   }
 
-  void run_step(const Step& step) {
-    if (!shared_scratch_) {
+  static float* room(std::span<std::byte> given, Buffer& own, size_t bytes) {
+    FG_CHECK(given.empty() || given.size() >= bytes, "{} bytes for activations of {}", given.size(), bytes);
+    if (!given.empty()) return reinterpret_cast<float*>(given.data());
+    if (own.size() < bytes) own = Buffer(bytes);
+    return own.as<float>();
+  }
+
+  void run_step(const Step& step, bool first) {
+    if (!step_outside_) {
       for (const Operation& op : step.operations) run_over(op, step.layer, rows_);
       return;
     }
     for (const Operation& op : step.operations)
       if (op.kind == Operation::Kind::linear) weights_.acquire(*op.weight, 0, weights_.n_blocks(*op.weight));
-    for (size_t i = 0; i < rows_.size(); ++i)
+    for (size_t i = 0; i < rows_.size(); ++i) {
+      rows_[i].slot[0] = hidden_.acquire(i, first);
       for (const Operation& op : step.operations) run_over(op, step.layer, std::span(rows_).subspan(i, 1));
+      hidden_.release(i, true);
+    }
     for (const Operation& op : step.operations)
       if (op.kind == Operation::Kind::linear) weights_.release(*op.weight, 0, weights_.n_blocks(*op.weight));
   }
@@ -173,30 +244,26 @@ class Sweep {
 
   // The head runs over gathered rows, as many at a time as their logits fit.
   void run_head(const std::function<void(const LogitsRow&)>& on_logits) {
+    if (wanted_.empty()) return;
     const auto& w = program_.head_width;
-    std::vector<LogitsRow> wanted;
-    std::vector<const float*> hidden;  // of each wanted row
-    for (size_t m = 0; m < plan_->micro_batches.size(); ++m) {
-      const float* row = rows_[m].slot[0];
-      for (size_t s = 0; s < plan_->micro_batches[m].spans.size(); ++s) {
-        const Span& span = plan_->micro_batches[m].spans[s];
-        for (int64_t t = span.first_logits; t < span.n_tok(); ++t) wanted.push_back({m, s, t, {}}), hidden.push_back(row + t * w[0]);
-        row += span.n_tok() * w[0];
-      }
-    }
-    if (wanted.empty()) return;
-    const auto at_once = std::max<size_t>(1, std::min<size_t>(wanted.size(), options_.logits_bytes / (static_cast<size_t>(model_.vocab) * sizeof(float))));
-    reserve(head_, at_once * static_cast<size_t>(w[0] + w[1] + w[2] + w[3]) * sizeof(float));
-    for (size_t first = 0; first < wanted.size(); first += at_once) {
-      const size_t n = std::min(at_once, wanted.size() - first);
+    const auto at_once = static_cast<size_t>(head_rows(program_, static_cast<int64_t>(wanted_.size()), options_.logits_bytes));
+    float* const memory = room(options_.head, own_head_, head_bytes(program_, static_cast<int64_t>(at_once)));
+    for (size_t first = 0; first < wanted_.size(); first += at_once) {
+      const auto chunk = std::span(wanted_).subspan(first, std::min(at_once, wanted_.size() - first));
       Rows r;
-      r.n_tok = static_cast<int64_t>(n);
-      float* next = head_.as<float>();
+      r.n_tok = static_cast<int64_t>(chunk.size());
+      float* next = memory;
       for (size_t s = 0; s < kSlots; ++s) r.slot[s] = next, next += r.n_tok * w[s];
-      for (size_t i = 0; i < n; ++i) std::copy_n(hidden[first + i], w[0], r.slot[0] + static_cast<int64_t>(i) * w[0]);
+      for (size_t i = 0; i < chunk.size();) {
+        const size_t m = chunk[i].logits.micro_batch;
+        const float* hidden = hidden_.acquire(m, false);
+        for (; i < chunk.size() && chunk[i].logits.micro_batch == m; ++i)
+          std::copy_n(hidden + chunk[i].row * w[0], w[0], r.slot[0] + static_cast<int64_t>(i) * w[0]);
+        hidden_.release(m, false);
+      }
       for (const Operation& op : program_.head.operations) run_over(op, -1, {&r, 1});
-      for (size_t i = 0; i < n; ++i) {
-        LogitsRow row = wanted[first + i];
+      for (size_t i = 0; i < chunk.size(); ++i) {
+        LogitsRow row = chunk[i].logits;
         row.values = {r.slot[3] + static_cast<int64_t>(i) * w[3], static_cast<size_t>(w[3])};
         on_logits(row);
       }
@@ -216,9 +283,12 @@ class Sweep {
 
   const SweepPlan* plan_ = nullptr;
   const std::atomic<bool>* stop_ = nullptr;
+  std::vector<TensorRef> body_, head_matrices_;  // in the order they are gone through
+  HiddenStore hidden_;
   std::vector<Rows> rows_;
-  Buffer activations_, head_;
-  bool shared_scratch_ = false;
+  std::vector<Wanted> wanted_;
+  Buffer scratch_, own_head_;
+  bool step_outside_ = false;
 };
 
 }  // namespace flexgen

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the sweep gets its weights from. It asks for the rows it is about to use, in the order of the file, and gives them back when
-// every micro-batch has used them; who answers may keep everything in memory or read ahead of the sweep from slower tiers.
+// Where the sweep gets its weights from: row blocks on request. The sweep says at its beginning in which order it will go through the
+// matrices, so whoever answers may keep everything in memory or read ahead from slower tiers.
 #pragma once
 
 #include <cstdint>
@@ -11,14 +11,25 @@
 
 namespace flexgen {
 
+// The matrices that a sweep goes through, each from its first row block to its last: all of `body` once, then all of `head` as often as
+// head_passes says. The next sweep begins with the same body.
+struct SweepOrder {
+  std::span<const TensorRef> body, head;
+  size_t head_passes = 0;
+};
+
 class WeightStream {
  public:
   virtual ~WeightStream() = default;
 
+  // A sweep begins. One that was broken off is forgotten.
+  virtual void begin_sweep(const SweepOrder&) = 0;
+
   // row blocks that the matrix is stored in
   virtual size_t n_blocks(TensorRef) const = 0;
 
-  // Blocks [first, last) of a matrix; waits until they are there. Valid until released.
+  // Blocks [first, last) of a matrix; waits until they are there. Valid until released. In the announced order, but what is held may be
+  // acquired again.
   virtual WeightView acquire(TensorRef, size_t first, size_t last) = 0;
   virtual void release(TensorRef, size_t first, size_t last) = 0;
 

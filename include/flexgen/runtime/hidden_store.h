@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+// The hidden states of a sweep's micro-batches between two steps: [T, E] f32 each, in memory or in a spill file. Those on disk pass
+// through three frames: one is computed on while the next one is read and the last one is written.
+#pragma once
+
+#include <xxhash.h>
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "flexgen/base/checked.h"
+#include "flexgen/base/trace.h"
+#include "flexgen/io/io_engine.h"
+#include "flexgen/memory/buffer.h"
+
+namespace flexgen {
+
+struct HiddenStoreOptions {
+  double memory_share = 1;            // of the micro-batches; evenly spread
+  std::span<std::byte> memory;        // for those in memory, 64 B aligned; empty: buffers of its own
+  std::span<std::byte> frames;        // for those on disk: kFrames of the largest micro-batch; empty: buffers of its own
+  IoEngine* io = nullptr;             // with fd: needed where memory_share < 1
+  int fd = -1;                        // spill file, opened for reading and writing
+  std::string path = "spill file";    // what messages call it
+  bool look_ahead = true;
+  Trace* trace = nullptr;
+};
+
+struct HiddenStatistics {
+  uint64_t bytes_read = 0, bytes_written = 0;
+  uint64_t reread = 0;
+  double wait_disk_s = 0;
+};
+
+// thread: one at a time
+class HiddenStore {
+ public:
+  static constexpr size_t kFrames = 3;
+
+  explicit HiddenStore(HiddenStoreOptions options) : options_(std::move(options)) {
+    FG_CHECK(options_.memory_share >= 1 || (options_.io && options_.fd >= 0), "a share of {} in memory and no spill file", options_.memory_share);
+  }
+  ~HiddenStore() { settle(); }
+
+  static size_t frame_bytes(int64_t n_tok, int64_t width) { return round_up(static_cast<size_t>(n_tok * width) * sizeof(float), size_t{4096}); }
+  bool all_in_memory() const { return options_.memory_share >= 1; }
+
+  // New micro-batches of n_tok[i] tokens, width floats each, content undefined. What was there is forgotten.
+  void begin_sweep(std::span<const int64_t> n_tok, int64_t width) {
+    settle();
+    batches_.clear();
+    size_t in_memory = 0, n_disk = 0, largest = 0;
+    double owed = 0;
+    for (const int64_t n : n_tok) {
+      Batch b;
+      b.bytes = static_cast<size_t>(n * width) * sizeof(float);
+      owed += 1 - options_.memory_share;
+      b.on_disk = owed >= 1 - 1e-9;
+      if (b.on_disk) {
+        owed -= 1;
+        b.place = n_disk++;
+      } else {
+        b.place = in_memory;
+        in_memory += b.bytes;
+      }
+      largest = std::max(largest, b.bytes);
+      batches_.push_back(b);
+    }
+    memory_ = room(options_.memory, own_memory_, in_memory);
+    if (n_disk == 0) return;
+    frame_bytes_ = round_up(largest, size_t{4096});
+    std::byte* const frames = room(options_.frames, own_frames_, kFrames * frame_bytes_);
+    for (size_t f = 0; f < kFrames; ++f) frames_[f].data = frames + f * frame_bytes_;
+  }
+
+  // The states of micro-batch i, to be read (unless fresh: they will be overwritten) and changed, until released
+  float* acquire(size_t i, bool fresh) {
+    Batch& b = batches_[i];
+    if (!b.on_disk) return reinterpret_cast<float*>(memory_ + b.place);
+    Frame* f = frame_of(i);
+    if (!f) {
+      f = &free_frame();
+      f->batch = i;
+      if (!fresh) read(*f);
+    }
+    finish(*f);
+    f->held = true;
+    if (options_.look_ahead && !fresh) read_next(i);
+    return reinterpret_cast<float*>(f->data);
+  }
+
+  // changed: it is written behind
+  void release(size_t i, bool changed) {
+    Batch& b = batches_[i];
+    if (!b.on_disk) return;
+    Frame& f = *frame_of(i);
+    f.held = false;
+    if (!changed) return;
+    b.hash = XXH3_64bits_withSeed(f.data, frame_bytes_, i);
+    f.writing = true;
+    submit(f, IoRequest::Op::write);
+    stats_.bytes_written += frame_bytes_;
+  }
+
+  const HiddenStatistics& statistics() const { return stats_; }
+
+ private:
+  struct Batch {
+    size_t bytes = 0;
+    bool on_disk = false;
+    size_t place = 0;    // bytes into memory_, or number in the file
+    uint64_t hash = 0;   // of its frame as written
+  };
+  static constexpr size_t kNone = SIZE_MAX;
+  struct Frame {
+    std::byte* data = nullptr;
+    size_t batch = kNone;
+    bool held = false, reading = false, writing = false;
+    IoTicket ticket;
+  };
+
+  static std::byte* room(std::span<std::byte> given, Buffer& own, size_t bytes) {
+    if (!given.empty()) {
+      FG_CHECK(given.size() >= bytes, "{} bytes for {}", given.size(), bytes);
+      return given.data();
+    }
+    if (own.size() < bytes) own = Buffer(bytes);
+    return own.data();
+  }
+
+  Frame* frame_of(size_t batch) {
+    for (Frame& f : frames_)
+      if (f.batch == batch) return &f;
+    return nullptr;
+  }
+
+  // one that holds nothing needed: an idle one, else the one whose transfer ends first of those that are no reading
+  Frame& free_frame() {
+    for (Frame& f : frames_)
+      if (!f.held && !f.reading && (!f.writing || f.ticket.done())) {
+        finish(f);
+        f.batch = kNone;
+        return f;
+      }
+    for (Frame& f : frames_)
+      if (!f.held && !f.reading) {
+        finish(f);
+        f.batch = kNone;
+        return f;
+      }
+    FG_CHECK(false, "all {} frames are in use", kFrames);
+    return frames_[0];
+  }
+
+  void read_next(size_t i) {
+    for (size_t k = 1; k < batches_.size(); ++k) {
+      const size_t next = (i + k) % batches_.size();
+      if (!batches_[next].on_disk) continue;
+      if (frame_of(next)) return;
+      for (Frame& f : frames_) {
+        if (f.held || f.reading || (f.writing && !f.ticket.done())) continue;
+        finish(f);
+        f.batch = next;
+        read(f);
+        return;
+      }
+      return;
+    }
+  }
+
+  void read(Frame& f) {
+    f.reading = true;
+    submit(f, IoRequest::Op::read);
+    stats_.bytes_read += frame_bytes_;
+  }
+
+  uint64_t offset(const Frame& f) const { return batches_[f.batch].place * frame_bytes_; }
+
+  void submit(Frame& f, IoRequest::Op op) {
+    const IoRequest r{.op = op, .fd = options_.fd, .offset = offset(f), .data = f.data, .bytes = frame_bytes_, .ticket = &f.ticket, .layer = -1,
+                      .micro_batch = static_cast<int32_t>(f.batch), .what = "hidden"};
+    options_.io->submit({&r, 1});
+  }
+
+  // waits for the frame's transfer and looks at what came of it
+  void finish(Frame& f) {
+    if (!f.reading && !f.writing) return;
+    if (!f.ticket.done()) {
+      const TraceSpan span(options_.trace, TraceEvent::Kind::wait, "disk", -1, static_cast<int32_t>(f.batch));
+      const int64_t start = monotonic_ns();
+      f.ticket.wait();
+      stats_.wait_disk_s += static_cast<double>(monotonic_ns() - start) * 1e-9;
+    }
+    const bool was_read = std::exchange(f.reading, false);
+    f.writing = false;
+    check(f, was_read);
+    if (!was_read || intact(f)) return;
+    ++stats_.reread;
+    submit(f, IoRequest::Op::read);
+    f.ticket.wait();
+    check(f, true);
+    if (!intact(f))
+      fail(Fault::damaged, "{}: hidden states damaged: micro-batch {}, bytes {} to {} of the file. Check the disk", options_.path, f.batch, offset(f),
+           offset(f) + frame_bytes_ - 1);
+  }
+
+  bool intact(const Frame& f) const { return XXH3_64bits_withSeed(f.data, frame_bytes_, f.batch) == batches_[f.batch].hash; }
+
+  void check(const Frame& f, bool was_read) const {
+    const int error = f.ticket.error();
+    if (error == 0) return;
+    fail(error == ENOSPC || error == EDQUOT ? Fault::space : Fault::io, "{}: {} hidden states of micro-batch {}, {} bytes at offset {}, failed: {}. Check the disk",
+         options_.path, was_read ? "reading" : "writing", f.batch, frame_bytes_, offset(f), error == IoTicket::kEndOfFile ? "the file ends before" : std::strerror(error));
+  }
+
+  // nothing in flight, nothing held
+  void settle() {
+    for (Frame& f : frames_) {
+      if (f.reading || f.writing) f.ticket.wait();
+      f.batch = kNone;
+      f.held = f.reading = f.writing = false;
+    }
+  }
+
+  const HiddenStoreOptions options_;
+  Buffer own_memory_, own_frames_;
+  std::byte* memory_ = nullptr;
+  size_t frame_bytes_ = 0;
+  std::array<Frame, kFrames> frames_;
+  std::vector<Batch> batches_;
+  HiddenStatistics stats_;
+};
+
+}  // namespace flexgen

@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights over memory and disk. Resident row blocks are read once and used in place. The others come through a ring of slots: the order
+// of a sweep is known and cyclic, so whenever a slot is free the next block is asked for, across steps and sweeps. Whoever releases a
+// slot submits that read; there is no streaming thread, and no barrier: a consumer waits for the blocks it asked for, and no others.
+//
+// A block's life: coming -> reading (its slot belongs to the engine) -> there -> verified -> held -> its slot is free.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "flexgen/base/thread_pool.h"
+#include "flexgen/base/trace.h"
+#include "flexgen/io/io_engine.h"
+#include "flexgen/memory/buffer.h"
+#include "flexgen/runtime/policy.h"
+#include "flexgen/runtime/weight_placement.h"
+#include "flexgen/runtime/weight_stream.h"
+#include "flexgen/tensor/half.h"
+
+namespace flexgen {
+
+struct WeightStatistics {
+  uint64_t loaded_bytes = 0;    // read once, at the start
+  uint64_t streamed_bytes = 0;  // read for sweeps, single rows included
+  uint64_t resident_bytes = 0;  // used from memory by sweeps
+  uint64_t reread_blocks = 0;   // whose hash was wrong at first
+  double wait_disk_s = 0;       // consumer waited for a read
+  double verify_s = 0;          // consumer waited for hashes
+};
+
+struct TieredWeightsOptions {
+  Verify verify = Verify::first;
+  bool look_ahead = true;                          // off: a block is read when it is asked for
+  int fd = -1;                                     // where blocks are read from; -1: the model file's own descriptor
+  Trace* trace = nullptr;
+  std::function<void(uint64_t)> progress = {};     // bytes read at the start so far
+  const std::atomic<bool>* stop = nullptr;         // ends the reading at the start with Fault::interrupted
+};
+
+// thread: one at a time
+class TieredWeights final : public WeightStream {
+ public:
+  // Memory that belongs to the caller, 4 KiB aligned: for the resident blocks (placement.resident_bytes()), for the ring (slots of
+  // slot_bytes(file)), and for single rows (rows_bytes(...)). Reads and verifies all resident blocks. References outlive this.
+  TieredWeights(const ModelFile& file, WeightPlacement placement, std::span<std::byte> resident, std::span<std::byte> ring, std::span<std::byte> rows,
+                IoEngine& io, ThreadPool& pool, TieredWeightsOptions options = {})
+      : file_(file),
+        placement_(std::move(placement)),
+        options_(std::move(options)),
+        fd_(options_.fd >= 0 ? options_.fd : file.file().fd()),
+        io_(io),
+        pool_(pool),
+        slot_of_(file.blocks().size(), kNoSlot),
+        verified_(file.blocks().size()),
+        rows_(rows) {
+    FG_CHECK(resident.size() >= placement_.resident_bytes(), "{} bytes for {}", resident.size(), placement_.resident_bytes());
+    const size_t slot = slot_bytes(file);
+    slots_ = std::make_unique<Slot[]>(ring.size() / slot);
+    for (size_t i = 0; i < ring.size() / slot; ++i) slots_[i].data = ring.data() + i * slot, free_.push_back(i);
+    load(resident);
+  }
+  ~TieredWeights() override { cancel(); }
+
+  // of a ring's slot: the largest block; 2 MiB blocks begin on huge pages
+  static size_t slot_bytes(const ModelFile& file) {
+    uint64_t largest = 4096;
+    for (const FileBlock& b : file.blocks()) largest = std::max(largest, b.bytes);
+    return round_up<size_t>(largest, largest > 1_MiB ? Buffer::kHugePage : 4096);
+  }
+  // What acquire_rows needs for n_rows different rows of t, and blocks that are read as a whole to be verified
+  static size_t rows_bytes(const ModelFile& file, const FileTensor& t, int64_t n_rows) {
+    return static_cast<size_t>(std::min(n_rows, t.shape[0])) * row_stride(t) + kRowBlocksAtOnce * slot_bytes(file);
+  }
+
+  void begin_sweep(const SweepOrder& order) override {
+    const bool same = std::equal(order.body.begin(), order.body.end(), body_.begin(), body_.end()) &&
+                      std::equal(order.head.begin(), order.head.end(), head_.begin(), head_.end());
+    if (left_ != 0 || held_ != 0 || !same) {
+      cancel();
+      body_.assign(order.body.begin(), order.body.end());
+      head_.assign(order.head.begin(), order.head.end());
+      body_blocks_ = streamed(body_);
+      head_blocks_ = streamed(head_);
+      coming_.assign(body_blocks_.begin(), body_blocks_.end());
+    }
+    // the body was announced by the sweep before; now its head, and the body of the sweep after
+    for (size_t i = 0; i < order.head_passes; ++i) coming_.insert(coming_.end(), head_blocks_.begin(), head_blocks_.end());
+    coming_.insert(coming_.end(), body_blocks_.begin(), body_blocks_.end());
+    left_ = body_blocks_.size() + order.head_passes * head_blocks_.size();
+    if (options_.look_ahead) read_ahead(free_.size());
+  }
+
+  size_t n_blocks(TensorRef t) const override { return tensor(t).blocks.size(); }
+
+  WeightView acquire(TensorRef ref, size_t first, size_t last) override {
+    Tensor& t = tensor(ref);
+    arriving_.clear();
+    for (size_t i = first; i < last; ++i) {
+      const size_t b = t.first_block + i;
+      if (placement_.resident(b)) {
+        stats_.resident_bytes += file_.blocks()[b].bytes;
+        continue;
+      }
+      if (slot_of_[b] != kNoSlot) {
+        ++slots_[slot_of_[b]].holders;
+        continue;
+      }
+      if (in_order_.size() == arriving_.size()) read_ahead(last - i);
+      FG_CHECK(in_order_.size() > arriving_.size() && slots_[in_order_[arriving_.size()]].block == b,
+               "block {} was not announced next, or {} slots are too few", b, slots());
+      arriving_.push_back(in_order_[arriving_.size()]);
+    }
+    arrive();
+    for (const size_t s : arriving_) t.blocks[slots_[s].block - t.first_block].data = slots_[s].data;
+    return {t.dtype, t.rows, t.cols, std::span(t.blocks).subspan(first, last - first)};
+  }
+
+  void release(TensorRef ref, size_t first, size_t last) override {
+    const Tensor& t = tensor(ref);
+    for (size_t b = t.first_block + first; b < t.first_block + last; ++b) {
+      if (placement_.resident(b)) continue;
+      FG_CHECK(slot_of_[b] != kNoSlot, "block {} is not held", b);
+      Slot& slot = slots_[slot_of_[b]];
+      if (--slot.holders > 0) continue;
+      --held_;
+      free_.push_back(slot_of_[b]);
+      slot_of_[b] = kNoSlot;
+    }
+    if (options_.look_ahead) read_ahead(free_.size());
+  }
+
+  WeightView acquire_rows(TensorRef ref, std::span<const int32_t> rows) override {
+    Tensor& t = tensor(ref);
+    bool all = true;
+    for (size_t b = t.first_block; b < t.first_block + t.blocks.size() && all; ++b) all = placement_.resident(b);
+    if (all) return {t.dtype, t.rows, t.cols, t.blocks};
+    gather(ref, rows);
+    return {t.dtype, t.rows, t.cols, row_view_};
+  }
+  void release_rows(TensorRef) override {}
+
+  const float* vector(TensorRef t) const override { return tensor(t).values.data(); }
+
+  const WeightStatistics& statistics() const { return stats_; }
+  const WeightPlacement& placement() const { return placement_; }
+
+ private:
+  struct Tensor {
+    DType dtype = DType::f32;
+    int64_t rows = 0, cols = 0;
+    size_t first_block = 0;
+    std::vector<RowBlock> blocks;  // of a matrix; addresses of streamed ones are good while they are held
+    std::vector<float> values;     // of a vector
+  };
+  struct Slot {
+    std::byte* data = nullptr;
+    size_t block = 0;
+    int holders = 0;
+    IoTicket ticket;
+  };
+  static constexpr size_t kNoSlot = SIZE_MAX;
+  static constexpr size_t kRowBlocksAtOnce = 4;
+  static constexpr uint64_t kLoadBytes = 32_MiB;  // in flight while another as many are hashed
+
+  Tensor& tensor(TensorRef t) { return tensors_[t.record][t.tensor]; }
+  const Tensor& tensor(TensorRef t) const { return tensors_[t.record][t.tensor]; }
+  size_t slots() const { return in_order_.size() + held_ + free_.size(); }
+
+  std::vector<size_t> streamed(std::span<const TensorRef> matrices) const {
+    std::vector<size_t> out;
+    for (const TensorRef& m : matrices)
+      for (size_t b = tensor(m).first_block; b < tensor(m).first_block + tensor(m).blocks.size(); ++b)
+        if (!placement_.resident(b)) out.push_back(b);
+    return out;
+  }
+
+  // --- the ring
+
+  // up to n blocks more
+  void read_ahead(size_t n) {
+    requests_.clear();
+    for (; n > 0 && !free_.empty() && !coming_.empty(); --n) {
+      const size_t s = free_.front();
+      free_.pop_front();
+      slots_[s].block = coming_.front();
+      coming_.pop_front();
+      slots_[s].holders = 0;
+      in_order_.push_back(s);
+      requests_.push_back(request(slots_[s].block, slots_[s].data, slots_[s].ticket));
+      stats_.streamed_bytes += requests_.back().bytes;
+    }
+    if (!requests_.empty()) io_.submit(requests_);
+  }
+
+  // the slots in arriving_ are waited for, verified and held
+  void arrive() {
+    if (arriving_.empty()) return;
+    wait([&] {
+      for (const size_t s : arriving_) check(slots_[s].block, slots_[s].ticket.wait());
+    }, [&] { return std::all_of(arriving_.begin(), arriving_.end(), [&](size_t s) { return slots_[s].ticket.done(); }); });
+    verify_list_.clear();
+    for (const size_t s : arriving_) verify_list_.push_back({slots_[s].block, slots_[s].data, &slots_[s].ticket});
+    verify(verify_list_);
+    for (const size_t s : arriving_) {
+      slots_[s].holders = 1;
+      slot_of_[slots_[s].block] = s;
+      in_order_.pop_front();
+      ++held_;
+    }
+    left_ -= arriving_.size();
+  }
+
+  // A sweep was broken off: nothing that was announced will be asked for.
+  void cancel() {
+    for (const size_t s : in_order_) slots_[s].ticket.wait(), free_.push_back(s);
+    in_order_.clear();
+    coming_.clear();
+    for (size_t& s : slot_of_) {
+      if (s != kNoSlot) free_.push_back(s);
+      s = kNoSlot;
+    }
+    left_ = held_ = 0;
+    body_.clear();
+    head_.clear();
+  }
+
+  // --- reading and verifying
+
+  struct Arrived {
+    size_t block = 0;
+    std::byte* data = nullptr;
+    IoTicket* ticket = nullptr;  // done; for a second reading
+  };
+
+  IoRequest request(size_t block, std::byte* data, IoTicket& ticket) const {
+    const FileBlock& b = file_.blocks()[block];
+    return {.op = IoRequest::Op::read, .fd = fd_, .offset = b.offset, .data = data, .bytes = b.bytes, .ticket = &ticket, .layer = -1, .micro_batch = -1,
+            .what = "weights"};
+  }
+
+  template <typename Wait, typename Ready>
+  void wait(Wait&& until_done, Ready&& ready) {
+    if (ready()) return until_done();  // for the errors
+    const TraceSpan span(options_.trace, TraceEvent::Kind::wait, "disk");
+    const int64_t start = monotonic_ns();
+    until_done();
+    stats_.wait_disk_s += static_cast<double>(monotonic_ns() - start) * 1e-9;
+  }
+
+  void check(size_t block, int error) const {
+    if (error == 0) return;
+    const FileBlock& b = file_.blocks()[block];
+    if (error == IoTicket::kEndOfFile)
+      fail(Fault::damaged, "{}: ends inside {}, block {}, bytes {} to {} of the file: truncated while in use. Copy or convert it again", file_.file().path(),
+           file_.block_owner(block), block, b.offset, b.offset + b.bytes - 1);
+    fail(Fault::io, "{}: reading {}, block {}, {} bytes at offset {} failed: {}. Check the disk and the system's log", file_.file().path(), file_.block_owner(block),
+         block, b.bytes, b.offset, std::strerror(error));
+  }
+
+  bool must_verify(size_t block) const { return options_.verify == Verify::always || (options_.verify == Verify::first && !verified_[block]); }
+
+  // Hashes what has not been hashed yet, on all threads; what does not match is read once more before it is damage.
+  void verify(std::vector<Arrived>& arrived) {
+    std::erase_if(arrived, [&](const Arrived& a) { return !must_verify(a.block); });
+    if (arrived.empty()) return;
+    uint64_t bytes = 0;
+    for (const Arrived& a : arrived) bytes += file_.blocks()[a.block].bytes;
+    const TraceSpan span(options_.trace, TraceEvent::Kind::verify, "weights", -1, -1, bytes);
+    const int64_t start = monotonic_ns();
+    std::atomic<uint64_t> rereads{0};
+    pool_.parallel_for(static_cast<int64_t>(arrived.size()), [&](int64_t i, int) {
+      const Arrived& a = arrived[static_cast<size_t>(i)];
+      const std::span<const std::byte> content(a.data, file_.blocks()[a.block].bytes);
+      if (file_.block_intact(a.block, content)) return;
+      rereads.fetch_add(1, std::memory_order_relaxed);
+      const IoRequest again = request(a.block, a.data, *a.ticket);
+      io_.submit({&again, 1});
+      check(a.block, a.ticket->wait());
+      file_.verify_block(a.block, content);
+    });
+    for (const Arrived& a : arrived) verified_[a.block] = true;
+    stats_.reread_blocks += rereads.load();
+    stats_.verify_s += static_cast<double>(monotonic_ns() - start) * 1e-9;
+  }
+
+  // --- at the start
+
+  void load(std::span<std::byte> resident) {
+    // blocks to read: vectors into a buffer of their own, matrices to where they stay
+    struct Load {
+      size_t block;
+      std::byte* data;
+    };
+    std::vector<Load> loads;
+    std::byte* next = resident.data();
+    uint64_t vector_bytes = 0;
+    for (const FileRecord& r : file_.records()) vector_bytes = std::max(vector_bytes, has_vectors(r) ? file_.blocks()[r.first_block].bytes : 0);
+    const Buffer vectors(vector_bytes);
+    for (const FileRecord& r : file_.records()) {
+      auto& tensors = tensors_.emplace_back();
+      for (size_t i = 0; i < r.n_tensors; ++i) {
+        const FileTensor& x = file_.tensors()[r.first_tensor + i];
+        Tensor& t = tensors.emplace_back();
+        t.dtype = x.dtype;
+        if (x.is_vector()) continue;
+        t.rows = x.shape[0], t.cols = x.shape[1], t.first_block = x.first_block;
+        for (size_t b = 0; b < x.n_blocks; ++b) {
+          const int64_t first = static_cast<int64_t>(b) * x.rows_per_block;
+          t.blocks.push_back({nullptr, first, std::min(x.rows_per_block, t.rows - first)});
+          if (!placement_.resident(x.first_block + b)) continue;
+          t.blocks.back().data = next;
+          loads.push_back({x.first_block + b, next});
+          next += file_.blocks()[x.first_block + b].bytes;
+        }
+      }
+    }
+
+    std::deque<IoTicket> tickets(loads.size());
+    const auto submit = [&](size_t first) {  // kLoadBytes from there on; where they end
+      uint64_t bytes = 0;
+      requests_.clear();
+      for (; first < loads.size() && bytes < kLoadBytes; ++first) {
+        requests_.push_back(request(loads[first].block, loads[first].data, tickets[first]));
+        bytes += requests_.back().bytes;
+      }
+      if (!requests_.empty()) io_.submit(requests_);
+      return first;
+    };
+    const Awaited awaited(tickets);
+    size_t begin = 0, end = submit(0), after = submit(end);
+    while (begin < end) {
+      uint64_t bytes = 0;
+      verify_list_.clear();
+      for (size_t i = begin; i < end; ++i) {
+        if (options_.stop && options_.stop->load(std::memory_order_relaxed)) fail(Fault::interrupted, "stopped while loading");
+        check(loads[i].block, tickets[i].wait());
+        verify_list_.push_back({loads[i].block, loads[i].data, &tickets[i]});
+        bytes += file_.blocks()[loads[i].block].bytes;
+      }
+      verify(verify_list_);
+      loaded(bytes);
+      begin = end, end = after, after = submit(end);
+    }
+    for (size_t r = 0; r < file_.records().size(); ++r)
+      if (has_vectors(file_.records()[r])) load_vectors(r, vectors);
+  }
+
+  // waits for tickets when the scope ends, however it ends: no read may outlive them and their memory
+  template <typename Tickets>
+  struct Awaited {
+    explicit Awaited(Tickets& all) : tickets(all) {}
+    ~Awaited() {
+      for (IoTicket& t : tickets) t.wait();
+    }
+    Tickets& tickets;
+  };
+
+  bool has_vectors(const FileRecord& r) const { return r.n_tensors > 0 && file_.tensors()[r.first_tensor].is_vector(); }
+
+  void load_vectors(size_t record, const Buffer& buffer) {
+    const FileRecord& r = file_.records()[record];
+    const FileBlock& block = file_.blocks()[r.first_block];
+    IoTicket ticket;
+    const IoRequest read = request(r.first_block, buffer.data(), ticket);
+    io_.submit({&read, 1});
+    check(r.first_block, ticket.wait());
+    verify_list_.assign(1, {r.first_block, buffer.data(), &ticket});
+    verify(verify_list_);
+    for (size_t i = 0; i < r.n_tensors; ++i) {
+      const FileTensor& x = file_.tensors()[r.first_tensor + i];
+      if (!x.is_vector()) continue;
+      std::vector<float>& values = tensors_[record][i].values;
+      values.resize(static_cast<size_t>(x.shape[0]));
+      for (size_t e = 0; e < values.size(); ++e) values[e] = load_element(x.dtype, buffer.data() + (x.offset - block.offset), e);
+    }
+    loaded(block.bytes);
+  }
+
+  void loaded(uint64_t bytes) {
+    stats_.loaded_bytes += bytes;
+    if (options_.progress) options_.progress(stats_.loaded_bytes);
+  }
+
+  // --- single rows
+
+  // room for the 4 KiB pages around a row, wherever it begins
+  static size_t row_stride(const FileTensor& t) { return round_up<size_t>(t.row_bytes(), 4096) + 4096; }
+
+  // Brings the rows that are not resident to rows_, one after the other. A block that was never hashed is read as a whole.
+  void gather(TensorRef ref, std::span<const int32_t> rows) {
+    const FileTensor& x = file_tensor(file_, ref);
+    const Tensor& t = tensor(ref);
+    wanted_.assign(rows.begin(), rows.end());
+    std::sort(wanted_.begin(), wanted_.end());
+    wanted_.erase(std::unique(wanted_.begin(), wanted_.end()), wanted_.end());
+    const size_t stride = row_stride(x), slot = slot_bytes(file_);
+    FG_CHECK(rows_.size() >= wanted_.size() * stride + kRowBlocksAtOnce * slot, "{} bytes for {} rows", rows_.size(), wanted_.size());
+    std::byte* const whole = rows_.data() + rows_.size() / 4096 * 4096 - kRowBlocksAtOnce * slot;
+
+    // each row's place: in memory, or in its stretch of rows_
+    row_view_.clear();
+    std::vector<size_t> whole_blocks;
+    while (row_tickets_.size() < wanted_.size()) row_tickets_.emplace_back();
+    requests_.clear();
+    std::vector<std::pair<size_t, size_t>> reading;  // (block, ticket)
+    for (size_t i = 0; i < wanted_.size(); ++i) {
+      const int64_t row = wanted_[i];
+      const auto k = static_cast<size_t>(row / x.rows_per_block);
+      const size_t b = x.first_block + k;
+      const uint64_t in_block = static_cast<uint64_t>(row - t.blocks[k].first_row) * x.row_bytes();
+      if (placement_.resident(b)) {
+        row_view_.push_back({t.blocks[k].data + in_block, row, 1});
+        continue;
+      }
+      std::byte* const place = rows_.data() + i * stride;
+      if (must_verify(b)) {
+        if (whole_blocks.empty() || whole_blocks.back() != b) whole_blocks.push_back(b);
+        row_view_.push_back({place, row, 1});
+        continue;
+      }
+      const uint64_t offset = file_.blocks()[b].offset + in_block, start = offset / 4096 * 4096;
+      const size_t bytes = round_up<size_t>(offset - start + x.row_bytes(), 4096);
+      row_view_.push_back({place + (offset - start), row, 1});
+      requests_.push_back({.op = IoRequest::Op::read, .fd = fd_, .offset = start, .data = place, .bytes = bytes, .ticket = &row_tickets_[i], .layer = -1,
+                           .micro_batch = -1, .what = "rows"});
+      stats_.streamed_bytes += bytes;
+      reading.emplace_back(b, i);
+    }
+    const Awaited awaited(row_tickets_);
+    if (!requests_.empty()) io_.submit(requests_);
+    wait([&] {
+      for (const auto& [block, i] : reading) check(block, row_tickets_[i].wait());
+    }, [&] { return std::all_of(reading.begin(), reading.end(), [&](const auto& r) { return row_tickets_[r.second].done(); }); });
+
+    size_t next_row = 0;
+    for (size_t first = 0; first < whole_blocks.size(); first += kRowBlocksAtOnce) {
+      const size_t n = std::min(kRowBlocksAtOnce, whole_blocks.size() - first);
+      std::array<IoTicket, kRowBlocksAtOnce> tickets;
+      requests_.clear();
+      for (size_t i = 0; i < n; ++i) {
+        requests_.push_back(request(whole_blocks[first + i], whole + i * slot, tickets[i]));
+        stats_.streamed_bytes += requests_.back().bytes;
+      }
+      const Awaited these(tickets);
+      io_.submit(requests_);
+      wait([&] {
+        for (size_t i = 0; i < n; ++i) check(whole_blocks[first + i], tickets[i].wait());
+      }, [&] { return std::all_of(tickets.begin(), tickets.begin() + static_cast<std::ptrdiff_t>(n), [](const IoTicket& ticket) { return ticket.done(); }); });
+      verify_list_.clear();
+      for (size_t i = 0; i < n; ++i) verify_list_.push_back({whole_blocks[first + i], whole + i * slot, &tickets[i]});
+      verify(verify_list_);
+      for (size_t i = 0; i < n; ++i)
+        for (; next_row < wanted_.size(); ++next_row) {
+          const auto k = static_cast<size_t>(wanted_[next_row] / x.rows_per_block);
+          const size_t b = x.first_block + k;
+          if (b > whole_blocks[first + i]) break;
+          if (b < whole_blocks[first + i] || placement_.resident(b)) continue;
+          std::memcpy(rows_.data() + next_row * stride, whole + i * slot + static_cast<uint64_t>(wanted_[next_row] - t.blocks[k].first_row) * x.row_bytes(), x.row_bytes());
+        }
+    }
+  }
+
+  const ModelFile& file_;
+  const WeightPlacement placement_;
+  const TieredWeightsOptions options_;
+  const int fd_;
+  IoEngine& io_;
+  ThreadPool& pool_;
+  std::vector<std::vector<Tensor>> tensors_;  // [record][tensor]
+
+  std::unique_ptr<Slot[]> slots_;
+  std::deque<size_t> free_;         // slots
+  std::deque<size_t> in_order_;     // slots that are read into or wait to be acquired, first one first
+  std::deque<size_t> coming_;       // blocks that no slot was there for yet
+  std::vector<size_t> slot_of_;     // per block: the slot that holds it, while it is held
+  std::vector<bool> verified_;      // per block
+  std::vector<TensorRef> body_, head_;
+  std::vector<size_t> body_blocks_, head_blocks_;
+  size_t left_ = 0;                 // blocks of this sweep that were not acquired yet
+  size_t held_ = 0;                 // slots
+
+  std::span<std::byte> rows_;
+  std::vector<int32_t> wanted_;
+  std::vector<RowBlock> row_view_;
+  std::deque<IoTicket> row_tickets_;
+
+  std::vector<size_t> arriving_;    // scratch
+  std::vector<Arrived> verify_list_;
+  std::vector<IoRequest> requests_;
+  WeightStatistics stats_;
+};
+
+}  // namespace flexgen
