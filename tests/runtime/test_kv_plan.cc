@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "flexgen/runtime/kv_plan.h"
+
+#include "support/errors.h"
+
+using namespace flexgen;
+
+namespace {
+const KvLayout kLayout{DType::f16, 32, 128, 32};  // OPT-6.7B: 256 KiB pages
+
+KvDemand demand(double share) { return {32, kLayout, 128, 160, 32, 512, share}; }
+}  // namespace
+
+TEST_CASE("a cache in memory takes its pages and nothing else", "[runtime]") {
+  const KvRequirement r = kv_requirement(demand(1));
+  CHECK(r.frame_bytes == 256_KiB);
+  CHECK(r.memory_pages + r.unfilled_pages == 2 * 32 * 128 * 5);  // 160 tokens: 5 pages of K and of V
+  CHECK(r.unfilled_pages == 2 * 32 * 128);
+  CHECK(r.staging_in == 0);
+  CHECK(r.staging_out == 0);
+  CHECK(r.disk_pages == 0);
+  CHECK(r.memory_bytes() == 2 * 32 * 128 * 5 * 256_KiB);
+  KvDemand longer = demand(1);
+  longer.tokens_per_sequence = 161;
+  CHECK(kv_requirement(longer).frames() == 2 * 32 * 128 * 6);
+}
+
+TEST_CASE("what memory does not hold lies on disk, and passes through frames", "[runtime]") {
+  const KvRequirement none = kv_requirement(demand(0));
+  CHECK(none.memory_pages == 0);
+  CHECK(none.unfilled_pages == 2 * 32 * 128);
+  CHECK(none.disk_pages == 2 * 32 * 128 * 5);
+  CHECK(none.smallest_staging_in == 10);
+  CHECK(none.staging_in == 2 * 32 * 10);       // two micro-batches
+  CHECK(none.staging_out == 2 * 2 * (16 + 32));  // 512 tokens fill 16 pages, each of 32 sequences one more
+
+  for (const double share : {0.1, 0.25, 0.5, 0.9, 0.999}) {
+    CAPTURE(share);
+    const KvRequirement r = kv_requirement(demand(share));
+    const size_t full = 2 * 32 * 128 * 5;
+    CHECK(r.disk_pages >= static_cast<size_t>((1 - share) * full));
+    CHECK(r.disk_pages <= static_cast<size_t>((1 - share) * full) + 1);
+    CHECK(r.memory_pages + r.unfilled_pages + r.disk_pages >= full);
+    CHECK(r.smallest_staging_in <= r.staging_in);
+    CHECK(r.frames() * r.frame_bytes == r.memory_bytes());
+    KvDemand off = demand(share);
+    off.overlap = false;
+    CHECK(kv_requirement(off).staging_in <= r.staging_in);
+    CHECK(kv_requirement(off).staging_out <= r.staging_out);
+  }
+
+  KvDemand one = demand(0);
+  one.n_sequences = 1;
+  CHECK(kv_requirement(one).staging_in == 10);  // no more than there is in a layer
+  one.tokens_per_sequence = 31;
+  CHECK(kv_requirement(one).disk_pages == 0);  // no page is ever full
+  CHECK(kv_requirement(one).frames() == 64);
+  one.n_sequences = 0;
+  CHECK(kv_requirement(one).frames() == 0);
+  KvDemand wide = demand(0);
+  wide.look_ahead_bytes = 1_GiB;
+  CHECK(kv_requirement(wide).staging_in == 128 * 10);
+  CHECK_FAULT(kv_requirement(demand(1.5)), Fault::internal, "share of the memory 1.5");
+  CHECK_FAULT(kv_requirement(KvDemand{}), Fault::internal, "0 layers");
+}
+
+TEST_CASE("pages are large enough for a disk and small beside the sequence", "[runtime]") {
+  CHECK(choose_page_tokens(DType::f16, 32, 128, 160, true) == 32);      // 8 KiB a token
+  CHECK(choose_page_tokens(DType::f16, 12, 64, 2048, true) == 192);     // 1.5 KiB a token: 288 KiB
+  CHECK(choose_page_tokens(DType::f16, 12, 64, 600, true) == 64);       // an eighth of 600 is 75
+  CHECK(choose_page_tokens(DType::f16, 12, 64, 100, true) == 32);
+  CHECK(choose_page_tokens(DType::f16, 12, 64, 2048, false) == 32);
+  for (const int64_t tokens : {1, 64, 500, 2048, 100000}) CHECK(choose_page_tokens(DType::f32, 2, 16, tokens, true) % kAttentionBlock == 0);
+}
