@@ -53,5 +53,23 @@ TEST_CASE("norms stand before or after, as the model says", "[model]") {
   CHECK(post.body[1].operations.back().kind == Operation::Kind::norm);
   CHECK(pre.body[1].layer == 0);
   CHECK(pre.body[3].layer == 1);
-  CHECK(pre.body[2].layer == -1);
+  CHECK(pre.body[0].layer == -1);
+  CHECK(pre.body[2].layer == 0);
+  CHECK(pre.head.layer == -1);
+}
+
+TEST_CASE("operations have names", "[model]") {
+  const auto names = [](const Step& s) {
+    std::string out;
+    for (const Operation& op : s.operations) out += std::string(out.empty() ? "" : " ") + op.name;
+    return out;
+  };
+  const Program plain = opt_program(model(NormPlace::pre, 64, true)), projected = opt_program(model(NormPlace::post, 32, true));
+  CHECK(names(plain.body[0]) == "embed positions");
+  CHECK(names(plain.body[1]) == "norm qkv attend out");
+  CHECK(names(plain.body[2]) == "norm fc1 fc2");
+  CHECK(names(plain.head) == "norm logits");
+  CHECK(names(projected.body[0]) == "embed project_in positions");
+  CHECK(names(projected.body[1]) == "qkv attend out norm");
+  CHECK(names(projected.head) == "project_out logits");
 }

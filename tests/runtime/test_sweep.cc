@@ -4,6 +4,7 @@
 #include "flexgen/runtime/sweep.h"
 
 #include <cstring>
+#include <set>
 
 #include "kernels/registry.h"
 #include "support/errors.h"
@@ -117,6 +118,33 @@ TEST_CASE("logits have the same bits however the work is cut", "[runtime]") {
     CHECK(!same_bits(half, want));
     CHECK(same_bits(all_logits(g, g.sequences, *fast, 2, {2, 5, 3}, DType::f16), half));
     for (size_t i = 0; i < half.size(); ++i) CHECK(relative_error(half[i], want[i]) < 2e-3);
+  }
+}
+
+TEST_CASE("a trace has every operation of every layer, one after the other", "[runtime]") {
+  const Golden g(testing::test_data("golden/prenorm-f16-bin"));
+  for (const uint64_t activation_bytes : {256_MiB, 0_MiB}) {  // row blocks outside; micro-batches outside
+    CAPTURE(activation_bytes);
+    Trace trace;
+    const auto traced = all_logits(g, g.sequences, *backends().front(), 2, {2, 512, 1000}, DType::f32, 32, {.activation_bytes = activation_bytes, .trace = &trace});
+    CHECK(same_bits(traced, all_logits(g, g.sequences, *backends().front(), 2, {2, 512, 1000}, DType::f32, 32, {.activation_bytes = activation_bytes})));
+    std::set<std::string> whole, per_batch;  // "name layer", over all micro-batches and over one
+    int64_t end = 0;
+    trace.for_each([&](const TraceEvent& e) {
+      CHECK(e.kind == TraceEvent::Kind::compute);
+      CHECK(e.start_ns >= end);
+      CHECK(e.end_ns >= e.start_ns);
+      end = e.end_ns;
+      (e.micro_batch < 0 ? whole : per_batch).insert(fmt::format("{} {}", e.what, e.layer));
+    });
+    std::set<std::string> linears, others{"embed -1", "positions -1"}, head{"norm -1", "logits -1"};
+    for (int64_t i = 0; i < g.model().n_layers; ++i) {
+      for (const char* name : {"qkv", "out", "fc1", "fc2"}) linears.insert(fmt::format("{} {}", name, i));
+      for (const char* name : {"norm", "attend"}) others.insert(fmt::format("{} {}", name, i));
+    }
+    (activation_bytes > 0 ? head : others).merge(linears);
+    CHECK(whole == head);
+    CHECK(per_batch == others);
   }
 }
 

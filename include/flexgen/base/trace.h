@@ -2,9 +2,14 @@
 // What happened when: events with a beginning and an end, from any thread, for a timeline. Nobody looks at them while the engine runs.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 namespace flexgen {
@@ -24,22 +29,92 @@ inline int64_t monotonic_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// Recording costs about the two readings of the clock: every thread writes into memory of its own, in order, and shares nothing but the
+// length. Memory comes in pieces of kChunkEvents as events come, up to the given number of events; what is beyond is counted, not kept.
 class Trace {
  public:
-  // thread: any
+  static constexpr size_t kChunkEvents = 4096;  // 192 KiB
+
+  explicit Trace(size_t max_events = 4'000'000) : max_chunks_((max_events + kChunkEvents - 1) / kChunkEvents) {}
+  Trace(const Trace&) = delete;
+  Trace& operator=(const Trace&) = delete;
+
+  // thread: any; this must outlive all threads that add
   void add(const TraceEvent& e) {
-    std::lock_guard lock(mutex_);
-    events_.push_back(e);
-  }
-  // thread: any
-  std::vector<TraceEvent> events() const {
-    std::lock_guard lock(mutex_);
-    return events_;
+    Mine& mine = mine_of_thread();
+    if (mine.trace != id_ || !mine.chunk || mine.chunk->n.load(std::memory_order_relaxed) == kChunkEvents) {
+      mine = {id_, next_chunk(mine.thread), mine.thread};
+      if (!mine.chunk) {
+        dropped_.fetch_add(1, std::memory_order_relaxed);
+        return;
+      }
+    }
+    const size_t n = mine.chunk->n.load(std::memory_order_relaxed);
+    mine.chunk->events[n] = e;
+    mine.chunk->n.store(n + 1, std::memory_order_release);
   }
 
+  // Calls fn(const TraceEvent&) for all that are recorded; each thread's in the order of recording. The references hold as long as the
+  // trace. thread: any; while others add, an event of theirs may be missed
+  template <typename Fn>
+  void for_each(Fn&& fn) const {
+    std::lock_guard lock(mutex_);
+    for (const auto& chunk : chunks_) {
+      const size_t n = chunk->n.load(std::memory_order_acquire);
+      for (size_t i = 0; i < n; ++i) fn(chunk->events[i]);
+    }
+  }
+
+  std::vector<TraceEvent> events() const {
+    std::vector<TraceEvent> all;
+    for_each([&](const TraceEvent& e) { all.push_back(e); });
+    return all;
+  }
+
+  // events that were not kept. thread: any
+  uint64_t dropped() const { return dropped_.load(std::memory_order_relaxed); }
+
  private:
+  struct Chunk {
+    std::atomic<size_t> n{0};  // written by one thread only
+    uint64_t thread = 0;       // whose
+    std::array<TraceEvent, kChunkEvents> events;
+  };
+  // Where this thread adds to. Traces have numbers, not addresses, so that a new trace is not taken for one that is gone.
+  struct Mine {
+    uint64_t trace = 0;
+    Chunk* chunk = nullptr;
+    uint64_t thread = 0;
+  };
+
+  static uint64_t next_number() {
+    static std::atomic<uint64_t> next{1};
+    return next.fetch_add(1, std::memory_order_relaxed);
+  }
+  static Mine& mine_of_thread() {
+    thread_local Mine mine{0, nullptr, next_number()};
+    return mine;
+  }
+
+  // one of this thread that has room, or null where all memory is used
+  Chunk* next_chunk(uint64_t thread) {
+    std::lock_guard lock(mutex_);
+    for (auto it = chunks_.rbegin(); it != chunks_.rend(); ++it) {
+      if ((*it)->thread != thread) continue;
+      if ((*it)->n.load(std::memory_order_relaxed) < kChunkEvents) return it->get();  // it was in another trace meanwhile
+      break;
+    }
+    if (chunks_.size() == max_chunks_) return nullptr;
+    auto chunk = std::make_unique_for_overwrite<Chunk>();
+    chunk->thread = thread;
+    return chunks_.emplace_back(std::move(chunk)).get();
+  }
+
+  const uint64_t id_ = next_number();
+  const size_t max_chunks_;
+  std::atomic<uint64_t> dropped_{0};
   mutable std::mutex mutex_;
-  std::vector<TraceEvent> events_;
+  std::vector<std::unique_ptr<Chunk>> chunks_;
 };
 
 // Records from its construction to its end, where there is a trace at all.

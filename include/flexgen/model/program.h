@@ -41,6 +41,7 @@ struct Operation {
     attend,           // in holds q, k, v side by side; appends k and v to the cache; out = attention
   };
   Kind kind;
+  const char* name = "";  // "qkv", "attend": for people who look at a timeline
   Slot in = Slot::hidden;
   Slot out = Slot::hidden;
   std::optional<TensorRef> weight, bias;
@@ -52,7 +53,7 @@ struct Operation {
 // embedding).
 struct Step {
   std::string name;
-  int64_t layer = -1;  // whose KV pages it attends to; -1: none
+  int64_t layer = -1;  // it belongs to, and whose KV pages it attends to; -1: none
   std::vector<Operation> operations;
 };
 
@@ -75,12 +76,15 @@ inline Program opt_program(const ModelDescription& m) {
     return it == where.end() ? std::nullopt : std::optional(it->second);
   };
   const auto norm = [&](const std::string& record, Slot in, Slot out) {
-    return Operation{Kind::norm, in, out, ref(record + ".norm.weight"), ref(record + ".norm.bias")};
+    return Operation{Kind::norm, "norm", in, out, ref(record + ".norm.weight"), ref(record + ".norm.bias")};
   };
-  const auto linear = [&](const std::string& matrix, Slot in, Slot out, Activation act = Activation::none, bool accumulate = false) {
-    return Operation{Kind::linear, in, out, ref(matrix + ".weight"), ref(matrix + ".bias"), act, accumulate};
+  const auto linear = [&](const std::string& record, const char* name, Slot in, Slot out, Activation act = Activation::none, bool accumulate = false) {
+    const std::string matrix = record + "." + name;
+    return Operation{Kind::linear, name, in, out, ref(matrix + ".weight"), ref(matrix + ".bias"), act, accumulate};
   };
-  const auto bare_linear = [&](const std::string& matrix, Slot in, Slot out) { return Operation{Kind::linear, in, out, ref(matrix), std::nullopt}; };
+  const auto bare_linear = [&](const std::string& matrix, const char* name, Slot in, Slot out) {
+    return Operation{Kind::linear, name, in, out, ref(matrix), std::nullopt};
+  };
 
   Program p;
   const int64_t qkv = (m.n_heads + 2 * m.n_kv_heads) * m.head_dim;
@@ -88,9 +92,9 @@ inline Program opt_program(const ModelDescription& m) {
   p.head_width = {m.width, m.width, m.embed_width, m.vocab};
 
   Step embed{"embed", -1, {}};
-  embed.operations.push_back({Kind::embed_tokens, Slot::hidden, m.has_projection() ? Slot::a : Slot::hidden, ref("embed.tokens"), std::nullopt});
-  if (m.has_projection()) embed.operations.push_back(bare_linear("embed.project_in", Slot::a, Slot::hidden));
-  embed.operations.push_back({Kind::embed_positions, Slot::hidden, Slot::hidden, ref("embed.positions"), std::nullopt, Activation::none, true});
+  embed.operations.push_back({Kind::embed_tokens, "embed", Slot::hidden, m.has_projection() ? Slot::a : Slot::hidden, ref("embed.tokens"), std::nullopt});
+  if (m.has_projection()) embed.operations.push_back(bare_linear("embed.project_in", "project_in", Slot::a, Slot::hidden));
+  embed.operations.push_back({Kind::embed_positions, "positions", Slot::hidden, Slot::hidden, ref("embed.positions"), std::nullopt, Activation::none, true});
   p.body.push_back(std::move(embed));
 
   const bool pre = m.norm == NormPlace::pre;
@@ -99,16 +103,16 @@ inline Program opt_program(const ModelDescription& m) {
     const std::string attention = attention_record(i), mlp = mlp_record(i);
     Step s{attention, i, {}};
     if (pre) s.operations.push_back(norm(attention, Slot::hidden, Slot::a));
-    s.operations.push_back(linear(attention + ".qkv", normed, Slot::b));
-    s.operations.push_back({Kind::attend, Slot::b, Slot::a, std::nullopt, std::nullopt});
-    s.operations.push_back(linear(attention + ".out", Slot::a, Slot::hidden, Activation::none, true));
+    s.operations.push_back(linear(attention, "qkv", normed, Slot::b));
+    s.operations.push_back({Kind::attend, "attend", Slot::b, Slot::a, std::nullopt, std::nullopt});
+    s.operations.push_back(linear(attention, "out", Slot::a, Slot::hidden, Activation::none, true));
     if (!pre) s.operations.push_back(norm(attention, Slot::hidden, Slot::hidden));
     p.body.push_back(std::move(s));
 
-    s = {mlp, -1, {}};
+    s = {mlp, i, {}};
     if (pre) s.operations.push_back(norm(mlp, Slot::hidden, Slot::a));
-    s.operations.push_back(linear(mlp + ".fc1", normed, Slot::b, m.activation));
-    s.operations.push_back(linear(mlp + ".fc2", Slot::b, Slot::hidden, Activation::none, true));
+    s.operations.push_back(linear(mlp, "fc1", normed, Slot::b, m.activation));
+    s.operations.push_back(linear(mlp, "fc2", Slot::b, Slot::hidden, Activation::none, true));
     if (!pre) s.operations.push_back(norm(mlp, Slot::hidden, Slot::hidden));
     p.body.push_back(std::move(s));
   }
@@ -116,8 +120,8 @@ inline Program opt_program(const ModelDescription& m) {
   p.head = {"head", -1, {}};
   Slot last = Slot::hidden;
   if (m.final_norm) p.head.operations.push_back(norm("head", last, Slot::a)), last = Slot::a;
-  if (m.has_projection()) p.head.operations.push_back(bare_linear("head.project_out", last, Slot::b)), last = Slot::b;
-  p.head.operations.push_back(bare_linear(m.tied_head ? "embed.tokens" : "head.logits", last, Slot::logits));
+  if (m.has_projection()) p.head.operations.push_back(bare_linear("head.project_out", "project_out", last, Slot::b)), last = Slot::b;
+  p.head.operations.push_back(bare_linear(m.tied_head ? "embed.tokens" : "head.logits", "logits", last, Slot::logits));
   return p;
 }
 

@@ -18,6 +18,7 @@
 #include <span>
 #include <vector>
 
+#include "flexgen/base/trace.h"
 #include "flexgen/memory/buffer.h"
 #include "flexgen/model/program.h"
 #include "flexgen/ops/backend.h"
@@ -34,6 +35,7 @@ struct SweepOptions {
   HiddenStoreOptions hidden;            // states on disk: step outside, whatever fits
   bool merge_steps = false;             // attention and MLP of a layer are one step: fewer hand-overs, more weights held
   std::span<std::byte> scratch, head;   // memory for these, of scratch_bytes and head_bytes; empty: buffers of its own
+  Trace* trace = nullptr;               // gets every stretch of computing: of an operation and a micro-batch, or of some row blocks and all
 };
 
 // Activations of a sweep in bytes: hidden states apart from the scratch they are worked on with
@@ -51,7 +53,7 @@ inline uint64_t head_bytes(const Program& p, int64_t rows) {
 inline Program merged_layers(Program p) {
   std::vector<Step> steps;
   for (Step& s : p.body) {
-    if (!steps.empty() && steps.back().layer >= 0 && s.layer < 0) {
+    if (!steps.empty() && s.layer >= 0 && steps.back().layer == s.layer) {
       steps.back().name += " and " + s.name;
       steps.back().operations.insert(steps.back().operations.end(), s.operations.begin(), s.operations.end());
     } else {
@@ -109,6 +111,7 @@ class Sweep {
 
   // A micro-batch's rows: where its activations begin in each slot
   struct Rows {
+    int32_t micro_batch = -1;  // -1: gathered from all
     int64_t n_tok = 0;
     std::array<float*, kSlots> slot{};
     std::vector<int32_t> tokens, positions;
@@ -134,6 +137,7 @@ class Sweep {
     rows_.resize(plan_->micro_batches.size());
     for (size_t i = 0; i < rows_.size(); ++i) {
       Rows& r = rows_[i];
+      r.micro_batch = static_cast<int32_t>(i);
       r.n_tok = sizes[i];
       r.slot = {hidden_.all_in_memory() ? hidden_.acquire(i, true) : nullptr, a, b, nullptr};
       r.tokens.clear();
@@ -189,9 +193,9 @@ class Sweep {
   void run_over(const Operation& op, int64_t layer, std::span<Rows> batches) {
     if (stop_ && stop_->load(std::memory_order_relaxed)) fail(Fault::interrupted, "stopped");
     switch (op.kind) {
-      case Operation::Kind::linear: return run_linear(op, batches);
+      case Operation::Kind::linear: return run_linear(op, layer, batches);
       case Operation::Kind::norm:
-        for (Rows& r : batches) run_norm(op, r);
+        for (Rows& r : batches) run_norm(op, layer, r);
         return;
       case Operation::Kind::embed_tokens:
       case Operation::Kind::embed_positions:
@@ -203,20 +207,29 @@ class Sweep {
     }
   }
 
-  void run_linear(const Operation& op, std::span<Rows> batches) {
+  // Computing alone: waits for weights or pages lie outside and are recorded by who waits.
+  TraceSpan computing(const Operation& op, int64_t layer, std::span<const Rows> batches) const {
+    return {options_.trace, TraceEvent::Kind::compute, op.name, static_cast<int32_t>(layer), batches.size() == 1 ? batches[0].micro_batch : -1};
+  }
+
+  void run_linear(const Operation& op, int64_t layer, std::span<Rows> batches) {
     const size_t blocks = weights_.n_blocks(*op.weight);
     for (size_t first = 0; first < blocks;) {
       const size_t last = std::min(blocks, first + kBlocksAtOnce);
       const WeightView w = weights_.acquire(*op.weight, first, last);
-      for (Rows& r : batches)
-        linear(backend_,
-               {view(r, op.in, w.cols), w, op.bias ? weights_.vector(*op.bias) : nullptr, view(r, op.out, w.rows), op.activation, op.accumulate}, queue_);
+      {
+        const TraceSpan span = computing(op, layer, batches);
+        for (Rows& r : batches)
+          linear(backend_,
+                 {view(r, op.in, w.cols), w, op.bias ? weights_.vector(*op.bias) : nullptr, view(r, op.out, w.rows), op.activation, op.accumulate}, queue_);
+      }
       weights_.release(*op.weight, first, last);
       first = last;
     }
   }
 
-  void run_norm(const Operation& op, Rows& r) {
+  void run_norm(const Operation& op, int64_t layer, Rows& r) {
+    const TraceSpan span = computing(op, layer, {&r, 1});
     layer_norm(backend_,
                {view(r, op.in, model_.width), op.weight ? weights_.vector(*op.weight) : nullptr, op.bias ? weights_.vector(*op.bias) : nullptr,
                 view(r, op.out, model_.width), model_.norm_eps},
@@ -226,7 +239,10 @@ class Sweep {
   void run_embed(const Operation& op, Rows& r) {
     const auto& ids = op.kind == Operation::Kind::embed_tokens ? r.tokens : r.positions;
     const WeightView table = weights_.acquire_rows(*op.weight, ids);
-    embed(backend_, {ids, table, view(r, op.out, table.cols), op.accumulate}, queue_);
+    {
+      const TraceSpan span = computing(op, -1, {&r, 1});
+      embed(backend_, {ids, table, view(r, op.out, table.cols), op.accumulate}, queue_);
+    }
     weights_.release_rows(*op.weight);
   }
 
@@ -235,10 +251,13 @@ class Sweep {
     const int64_t d = model_.head_dim, q_width = model_.n_heads * d, kv_width = model_.n_kv_heads * d;
     const MatView<float> qkv = view(r, op.in, q_width + 2 * kv_width);
     const KvView& kv = cache_.acquire(layer, batch);
-    kv_append(backend_, {qkv.columns(q_width, kv_width), qkv.columns(q_width + kv_width, kv_width), cache_.layout(), kv.spans}, queue_);
-    attention(backend_,
-              {qkv.columns(0, q_width), view(r, op.out, q_width), model_.n_heads, 1.0f / std::sqrt(static_cast<float>(d)), cache_.layout(), kv.spans},
-              queue_);
+    {
+      const TraceSpan span = computing(op, layer, {&r, 1});
+      kv_append(backend_, {qkv.columns(q_width, kv_width), qkv.columns(q_width + kv_width, kv_width), cache_.layout(), kv.spans}, queue_);
+      attention(backend_,
+                {qkv.columns(0, q_width), view(r, op.out, q_width), model_.n_heads, 1.0f / std::sqrt(static_cast<float>(d)), cache_.layout(), kv.spans},
+                queue_);
+    }
     cache_.release(layer, batch);
   }
 
