@@ -15,6 +15,7 @@ declare -A why=(
   [libcli11-dev]="command lines"
   [libpcre2-dev]="the tokenizer's split, with Unicode properties"
   [libxxhash-dev]="hashes of the model file"
+  [liburing-dev]="reads and writes that go on while others compute"
   [libedit-dev]="line editing in flexgen chat"
   [catch2]="test framework"
   [clang]="compiler with libFuzzer"
@@ -30,7 +31,7 @@ packages=()
 for job in "$@"; do
   case $job in
     --check) check=true ;;
-    build) packages+=(g++ cmake make pkg-config libfmt-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libxxhash-dev libedit-dev) ;;
+    build) packages+=(g++ cmake make pkg-config libfmt-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libxxhash-dev liburing-dev libedit-dev) ;;
     test) packages+=(catch2) ;;
     fuzz) packages+=(clang libclang-rt-dev) ;;
     *)

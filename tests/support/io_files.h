@@ -30,6 +30,10 @@ inline std::string random_bytes(size_t n, uint64_t seed = 1) {
   return s;
 }
 
+inline void write_file(const std::string& path, std::string_view content) {
+  std::ofstream(path, std::ios::binary) << content;
+}
+
 // past the page cache where the file system can
 inline Fd open_direct(const std::string& path, int flags) {
   Fd fd(::open(path.c_str(), flags | O_DIRECT | O_CLOEXEC, 0600));
