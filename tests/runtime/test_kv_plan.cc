@@ -25,6 +25,19 @@ TEST_CASE("a cache in memory takes its pages and nothing else", "[runtime]") {
   CHECK(kv_requirement(longer).frames() == 2 * 32 * 128 * 6);
 }
 
+TEST_CASE("one long sequence among short ones does not make all of them long", "[runtime]") {
+  KvDemand ragged = demand(1);
+  ragged.tokens_per_sequence = 2048;
+  ragged.total_tokens = 2048 + 127 * 64;
+  CHECK(kv_requirement(ragged).frames() == 2 * 32 * (64 + 127 * 2 + 128));  // and a page that is not full for each
+  ragged.total_tokens = 0;
+  CHECK(kv_requirement(ragged).frames() == 2 * 32 * 128 * 64);
+  ragged.memory_share = 0;
+  ragged.total_tokens = 2048 + 127 * 64;
+  CHECK(kv_requirement(ragged).disk_pages == 2 * 32 * (64 + 127 * 2));
+  CHECK(kv_requirement(ragged).smallest_staging_in == 2 * 64);  // the longest sequence's
+}
+
 TEST_CASE("what memory does not hold lies on disk, and passes through frames", "[runtime]") {
   const KvRequirement none = kv_requirement(demand(0));
   CHECK(none.memory_pages == 0);

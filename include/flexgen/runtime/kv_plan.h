@@ -18,12 +18,13 @@ struct KvDemand {
   int64_t n_layers = 0;
   KvLayout layout;                           // of a page
   int64_t n_sequences = 0;                   // at a time
-  int64_t tokens_per_sequence = 0;
+  int64_t tokens_per_sequence = 0;           // of the longest
   int64_t sequences_per_micro_batch = 1;
   int64_t micro_batch_tokens = 1;            // of all sequences of a micro-batch together
   double memory_share = 1;                   // of the full pages, 0 .. 1
   bool overlap = true;                       // read ahead and write behind
   uint64_t look_ahead_bytes = 64_MiB;        // wanted for pages read ahead, where there are that many
+  int64_t total_tokens = 0;                  // of all sequences together, at least the longest one's; 0: all are as long
 };
 
 struct KvRequirement {
@@ -48,7 +49,7 @@ inline KvRequirement kv_requirement(const KvDemand& d) {
            "{} layers, {} sequences of {} tokens, micro-batches of {} sequences and {} tokens", d.n_layers, d.n_sequences, d.tokens_per_sequence,
            d.sequences_per_micro_batch, d.micro_batch_tokens);
   FG_CHECK(d.memory_share >= 0 && d.memory_share <= 1, "share of the memory {}", d.memory_share);
-  const int64_t page = d.layout.page_tokens, lists = 2 * d.n_layers * d.n_sequences;
+  const int64_t page = d.layout.page_tokens, lists = 2 * d.n_layers;  // of a sequence
   const auto share_of = [](int64_t n, double share) { return static_cast<int64_t>(std::ceil(static_cast<double>(n) * share)); };
 
   KvRequirement r;
@@ -56,10 +57,12 @@ inline KvRequirement kv_requirement(const KvDemand& d) {
   if (d.n_sequences == 0 || d.tokens_per_sequence == 0) return r;
   const int64_t full = d.tokens_per_sequence / page;              // pages of a list that are full in the end
   const int64_t behind = div_up(d.tokens_per_sequence, page) - 1; // full ones beside the one that is filled last
-  r.unfilled_pages = static_cast<size_t>(lists);
-  r.memory_pages = static_cast<size_t>(share_of(lists * behind, d.memory_share));
+  const int64_t most = d.total_tokens > 0 ? d.total_tokens / page : d.n_sequences * full;  // full pages of all sequences in one list
+  r.unfilled_pages = static_cast<size_t>(lists * d.n_sequences);
+  r.memory_pages = static_cast<size_t>(share_of(lists * std::min(most, d.n_sequences * behind), d.memory_share));
   if (d.memory_share == 1) return r;
-  const int64_t disk = lists * full - static_cast<int64_t>(std::floor(static_cast<double>(lists * full) * d.memory_share));
+  const int64_t on_disk = lists * std::min(most, d.n_sequences * full);
+  const int64_t disk = on_disk - static_cast<int64_t>(std::floor(static_cast<double>(on_disk) * d.memory_share));
   r.disk_pages = static_cast<size_t>(disk);
   if (disk == 0) return r;
 

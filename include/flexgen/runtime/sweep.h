@@ -74,6 +74,9 @@ struct LogitsRow {
 // thread: one at a time
 class Sweep {
  public:
+  // Row blocks are about 2 MiB: enough rows for every thread, still in the second-level caches for the next micro-batch.
+  static constexpr size_t kBlocksAtOnce = 4;
+
   Sweep(const ModelDescription& model, const Backend& backend, Queue queue, WeightStream& weights, KvStore& cache, SweepOptions options = {})
       : model_(model),
         program_(options.merge_steps ? merged_layers(opt_program(model)) : opt_program(model)),
@@ -288,9 +291,6 @@ class Sweep {
       }
     }
   }
-
-  // Row blocks are about 2 MiB: enough rows for every thread, still in the second-level caches for the next micro-batch.
-  static constexpr size_t kBlocksAtOnce = 4;
 
   const ModelDescription model_;
   const Program program_;

@@ -30,7 +30,7 @@ struct WeightStatistics {
   uint64_t loaded_bytes = 0;    // read once, at the start
   uint64_t streamed_bytes = 0;  // read for sweeps, single rows included
   uint64_t resident_bytes = 0;  // used from memory by sweeps
-  uint64_t reread_blocks = 0;   // whose hash was wrong at first
+  uint64_t reread_blocks = 0;   // whose hash was wrong at first, and right when they were read again
   double wait_disk_s = 0;       // consumer waited for a read
   double verify_s = 0;          // consumer waited for hashes
 };

@@ -27,26 +27,24 @@ class WeightPlacement {
     return p;
   }
 
-  // As much as fits into memory_bytes; the token embedding first, because a sweep reads it at both ends. What is always there may
-  // need more: missing(memory_bytes).
-  static WeightPlacement within(const ModelFile& file, const Program& program, uint64_t memory_bytes) {
+  // As many blocks as fit into bytes; the token embedding first, because a sweep reads it at both ends. What is always there may need
+  // more than that.
+  static WeightPlacement within(const ModelFile& file, const Program& program, uint64_t bytes) {
     WeightPlacement p(file, program);
     for (const Operation& op : program.body.front().operations) {
       if (op.kind != Operation::Kind::embed_tokens) continue;
       const FileTensor& t = file_tensor(file, *op.weight);
-      if (p.memory_bytes_ + t.bytes <= memory_bytes) p.keep(file, t);
+      if (p.resident_bytes_ + t.bytes <= bytes) p.keep(file, t);
     }
-    p.spread(file, memory_bytes > p.memory_bytes_ ? static_cast<double>(memory_bytes - p.memory_bytes_) : 0, 1.0);
+    p.spread(file, bytes > p.resident_bytes_ ? static_cast<double>(bytes - p.resident_bytes_) : 0, 1.0);
     return p;
   }
 
   bool resident(size_t block) const { return resident_[block]; }
-  // blocks that are used in place; the vectors' blocks count in memory_bytes alone
-  uint64_t resident_bytes() const { return resident_bytes_; }
-  uint64_t memory_bytes() const { return memory_bytes_; }      // of the file's weights that are in memory
+  uint64_t resident_bytes() const { return resident_bytes_; }  // of blocks that are used in place: matrices
+  uint64_t memory_bytes() const { return memory_bytes_; }      // of the file's weights that are in memory: those, and the vectors
   uint64_t streamed_bytes() const { return total_ - memory_bytes_; }
   double share() const { return total_ ? static_cast<double>(memory_bytes_) / static_cast<double>(total_) : 1; }
-  uint64_t missing(uint64_t memory_bytes) const { return memory_bytes_ > memory_bytes ? memory_bytes_ - memory_bytes : 0; }
 
  private:
   WeightPlacement(const ModelFile& file, const Program& program) : resident_(file.blocks().size()), fixed_(file.blocks().size()), total_(file.weight_bytes()) {

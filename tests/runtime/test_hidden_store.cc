@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "flexgen/runtime/hidden_store.h"
+
+#include <fcntl.h>
+
+#include "flexgen/io/file.h"
+#include "support/errors.h"
+#include "support/streamed_model.h"
+#include "support/temp_dir.h"
+
+using namespace flexgen;
+
+namespace {
+
+constexpr int64_t kWidth = 24;
+
+float value(size_t batch, int64_t i, int step) { return static_cast<float>(batch) * 100 + static_cast<float>(i) + static_cast<float>(step) * 0.25f; }
+
+struct Spill {
+  testing::TempDir dir;
+  std::string path = dir / "spill";
+  Fd fd{::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)};
+};
+
+}  // namespace
+
+TEST_CASE("hidden states survive the way over the disk, for any share and number of micro-batches", "[runtime]") {
+  const auto io = testing::thread_engine();
+  Spill spill;
+  for (const double share : {1.0, 0.5, 0.3, 0.0})
+    for (const bool look_ahead : {true, false}) {
+      HiddenStore store({.memory_share = share, .io = io.get(), .fd = spill.fd.get(), .look_ahead = look_ahead});
+      CHECK(store.all_in_memory() == (share == 1.0));
+      for (const std::vector<int64_t>& sizes : {std::vector<int64_t>{5}, {3, 9}, {64, 1, 7, 64, 2, 300}, {}}) {
+        CAPTURE(share, look_ahead, sizes.size());
+        store.begin_sweep(sizes, kWidth);
+        for (int step = 0; step < 4; ++step)
+          for (size_t b = 0; b < sizes.size(); ++b) {
+            float* h = store.acquire(b, step == 0);
+            for (int64_t i = 0; i < sizes[b] * kWidth; ++i) {
+              if (step > 0) REQUIRE(h[i] == value(b, i, step - 1));
+              h[i] = value(b, i, step);
+            }
+            store.release(b, true);
+          }
+        for (size_t b = 0; b < sizes.size(); b += 2) {  // as the head does
+          CHECK(store.acquire(b, false)[0] == value(b, 0, 3));
+          store.release(b, false);
+        }
+      }
+      const HiddenStatistics& s = store.statistics();
+      CHECK((s.bytes_written == 0) == (share == 1.0));
+      CHECK(s.reread == 0);
+      store.begin_sweep(std::vector<int64_t>{4, 4, 4, 4}, kWidth);  // broken off with all of it in flight
+      for (size_t b = 0; b < 3; ++b) store.acquire(b, true), store.release(b, true);
+    }
+}
+
+TEST_CASE("states that come back changed, or not at all, are an error", "[runtime]") {
+  const auto io = testing::thread_engine();
+  Spill spill;
+  HiddenStore store({.memory_share = 0, .io = io.get(), .fd = spill.fd.get(), .path = "the spill file", .look_ahead = false});
+  const std::vector<int64_t> sizes(6, 16);
+  const auto write_all = [&] {
+    store.begin_sweep(sizes, kWidth);
+    for (size_t b = 0; b < sizes.size(); ++b) {
+      std::fill_n(store.acquire(b, true), 16 * kWidth, 1.5f);
+      store.release(b, true);
+    }
+    io->drain();
+  };
+  write_all();
+  const float other = 2;
+  REQUIRE(::pwrite(spill.fd.get(), &other, sizeof(other), 64) == sizeof(other));
+  CHECK_FAULT(store.acquire(0, false), Fault::damaged, "the spill file: hidden states damaged: micro-batch 0, bytes 0 to 4095");
+  write_all();
+  REQUIRE(::ftruncate(spill.fd.get(), 4096) == 0);
+  CHECK_FAULT(store.acquire(1, false), Fault::io, "reading hidden states of micro-batch 1, 4096 bytes at offset 4096, failed: the file ends before");
+  const Fd read_only(::open(spill.path.c_str(), O_RDONLY | O_CLOEXEC));
+  HiddenStore cannot({.memory_share = 0, .io = io.get(), .fd = read_only.get()});
+  cannot.begin_sweep(sizes, kWidth);
+  cannot.acquire(0, true), cannot.release(0, true);
+  CHECK_FAULT(cannot.acquire(0, false), Fault::io, "writing hidden states of micro-batch 0");
+  const Fd full(::open("/dev/full", O_RDWR | O_CLOEXEC));
+  HiddenStore no_room({.memory_share = 0, .io = io.get(), .fd = full.get()});
+  no_room.begin_sweep(sizes, kWidth);
+  no_room.acquire(0, true), no_room.release(0, true);
+  CHECK_FAULT(no_room.acquire(0, false), Fault::space, "No space left on device");
+  CHECK_FAULT(HiddenStore({.memory_share = 0.5}), Fault::internal, "no spill file");
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plans for the small golden model and for OPT-6.7B's shape: the sums are the budget's, shares are met, what is missing is said.
+#include "flexgen/runtime/memory_plan.h"
+
+#include "flexgen/format/model_writer.h"
+#include "flexgen/model/synthetic.h"
+#include "support/catch.h"
+#include "support/streamed_model.h"
+
+using namespace flexgen;
+using testing::StreamedModel;
+
+namespace {
+
+const ProcessMemory kProcess{40_MiB, 8_GiB};
+
+uint64_t sum(const MemoryPlan& p) {
+  uint64_t n = 0;
+  for (const MemoryPlan::Line& l : p.lines()) n += l.memory_bytes;
+  return n;
+}
+
+Demand demand(int64_t sequences, int64_t tokens) { return {sequences, tokens, sequences * tokens, sequences * tokens, sequences}; }
+
+}  // namespace
+
+TEST_CASE("where there is room, everything is in memory and nothing is planned for disk", "[runtime]") {
+  const StreamedModel m(testing::test_data("golden/prenorm-f16-bin"));
+  const MemoryPlan p = make_memory_plan(m.file(), m.model(), {}, demand(16, 40), kProcess);
+  CHECK(p.missing_bytes() == 0);
+  CHECK(p.weights.streamed_bytes() == 0);
+  CHECK(p.ring_bytes + p.rows_bytes == 0);
+  CHECK(p.spill_bytes() == 0);
+  CHECK(p.kv_share() == 1);
+  CHECK(p.budget_bytes == kProcess.used_bytes + kProcess.available_bytes / 20 * 19);
+  CHECK(sum(p) <= p.memory_bytes());
+  CHECK(sum(p) + 16_MiB > p.memory_bytes());  // rounding
+}
+
+TEST_CASE("a budget is filled and never exceeded; too small a one misses bytes", "[runtime]") {
+  const StreamedModel m(testing::test_data("tiny-opt"));
+  Policy policy;
+  policy.memory_bytes = 1_GiB;
+  const uint64_t all = make_memory_plan(m.file(), m.model(), policy, demand(4, 64), kProcess).memory_bytes();
+  bool streamed = false, spilled = false;
+  for (uint64_t less = 0; less < 30_MiB; less += 1_MiB) {
+    policy.memory_bytes = all - less;
+    CAPTURE(policy.memory_bytes);
+    const MemoryPlan p = make_memory_plan(m.file(), m.model(), policy, demand(4, 64), kProcess);
+    if (p.missing_bytes() > 0) {
+      CHECK(p.memory_bytes() - p.missing_bytes() == policy.memory_bytes);
+      CHECK(p.weights.resident_bytes() == WeightPlacement::within(m.file(), m.program(), 0).resident_bytes());
+      continue;
+    }
+    CHECK(p.memory_bytes() <= policy.memory_bytes);
+    CHECK(sum(p) <= p.memory_bytes());
+    if (p.weights.streamed_bytes() > 0) CHECK(p.ring_bytes >= 8 * TieredWeights::slot_bytes(m.file()));
+    streamed |= p.weights.streamed_bytes() > 0;
+    spilled |= p.kv.disk_pages > 0;
+  }
+  CHECK(streamed);
+  CHECK(make_memory_plan(m.file(), m.model(), policy, demand(4, 64), kProcess).missing_bytes() > 0);
+}
+
+TEST_CASE("shares that were asked for are planned, with the frames and rings they need", "[runtime]") {
+  const StreamedModel m(testing::test_data("golden/prenorm-f16-bin"));
+  Policy policy;
+  policy.memory_bytes = 1_GiB;
+  policy.gpu_batch_size = 4;
+  policy.micro_batch_tokens = 32;
+  policy.shares = Policy::Shares{{0.2, 0.3}, {0, 0.25}, {0, 0.5}};
+  const MemoryPlan p = make_memory_plan(m.file(), m.model(), policy, demand(16, 200), kProcess);
+  CHECK(p.missing_bytes() == 0);
+  CHECK(p.weights.share() == Approx(0.5).margin(0.05));
+  CHECK(p.kv.disk_pages > 0);
+  CHECK(p.activation_share == 0.5);
+  CHECK(p.frames_bytes == HiddenStore::kFrames * HiddenStore::frame_bytes(32, m.model().width));
+  CHECK(p.hidden_disk_bytes > 0);
+  CHECK(p.hidden_bytes > 0);
+  CHECK(p.sweep_tokens == 3200);
+  CHECK(p.rows_bytes > 0);
+  // a step's streamed blocks are held while micro-batches go through it
+  uint64_t held = 0;
+  const FileTensor &qkv = *m.file().find("layers.0.attn.qkv.weight"), &out = *m.file().find("layers.0.attn.out.weight");
+  for (const FileTensor* t : {&qkv, &out})
+    for (size_t b = t->first_block; b < t->first_block + t->n_blocks; ++b) held += p.weights.resident(b) ? 0 : 1;
+  CHECK(p.ring_bytes >= (held + 8) * TieredWeights::slot_bytes(m.file()));
+  Policy merged = policy;
+  merged.sep_layer = false;
+  CHECK(make_memory_plan(m.file(), m.model(), merged, demand(16, 200), kProcess).ring_bytes > p.ring_bytes);
+
+  policy.shares = Policy::Shares{{0, 0}, {0, 0}, {0, 1}};
+  policy.overlap = false;
+  const MemoryPlan none = make_memory_plan(m.file(), m.model(), policy, demand(16, 200), kProcess);
+  CHECK(none.ring_bytes == 4 * TieredWeights::slot_bytes(m.file()));
+  CHECK(none.kv.memory_pages == 0);
+  CHECK(none.hidden_disk_bytes == 0);
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// A checkpoint converted to a model file, and what its weights are streamed with: an engine, memory, a pool.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "flexgen/format/model_file.h"
+#include "flexgen/io/queued_engine.h"
+#include "flexgen/io/thread_backend.h"
+#include "flexgen/memory/buffer.h"
+#include "flexgen/model/conversion.h"
+#include "flexgen/model/description_json.h"
+#include "flexgen/runtime/tiered_weights.h"
+#include "support/catch.h"
+#include "support/temp_dir.h"
+
+namespace flexgen::testing {
+
+class StreamedModel {
+ public:
+  explicit StreamedModel(const std::string& folder) {
+    Conversion(folder, {}, std::nullopt, "test").write(path(), {.file_id = 1});
+    file_ = std::make_unique<ModelFile>(ModelFile::open(path()));
+    model_ = stored_description(*file_);
+    program_ = opt_program(model_);
+  }
+  std::string path() const { return dir_ / "model.flex"; }
+  const ModelFile& file() const { return *file_; }
+  const ModelDescription& model() const { return model_; }
+  const Program& program() const { return program_; }
+  const FileTensor& tokens() const { return *file_->find("embed.tokens"); }
+
+ private:
+  TempDir dir_;
+  std::unique_ptr<ModelFile> file_;
+  ModelDescription model_;
+  Program program_;
+};
+
+inline std::unique_ptr<IoEngine> thread_engine() { return std::make_unique<QueuedEngine>(std::make_unique<ThreadBackend>()); }
+
+// Weights with memory of their own
+struct OwnWeights {
+  Buffer resident, ring, rows;
+  std::unique_ptr<TieredWeights> weights;
+
+  // n_slots: of the ring; n_rows: that acquire_rows is asked for at most
+  OwnWeights(const StreamedModel& m, WeightPlacement placement, size_t n_slots, int64_t n_rows, IoEngine& io, ThreadPool& pool, TieredWeightsOptions options = {})
+      : resident(placement.resident_bytes()), ring(n_slots * TieredWeights::slot_bytes(m.file())), rows(TieredWeights::rows_bytes(m.file(), m.tokens(), n_rows)) {
+    weights = std::make_unique<TieredWeights>(m.file(), std::move(placement), resident.bytes(), ring.bytes(), rows.bytes(), io, pool, std::move(options));
+  }
+};
+
+}  // namespace flexgen::testing
