@@ -21,6 +21,7 @@
 #include "tools/small_file.h"
 #include "tools/standard_output.h"
 #include "tools/terminal_text.h"
+#include "tools/trace_file.h"
 
 namespace flexgen::tools {
 
@@ -44,7 +45,7 @@ struct Options {
   GenerationOptions generation;
   EngineFlags engine;
   bool json = false, stats = false, parse_special = false, hide_prompt = false;
-  std::string stats_json;
+  std::string stats_json, trace;
 };
 
 // Settings before any line's own
@@ -197,16 +198,30 @@ class Run {
   Answers answers_;
 };
 
-int generate(const Options& o) {
-  o.engine.check();
-  catch_interrupts();
-  const GenerationSettings settings = run_settings(o);
-  if (o.sources.empty() && ::isatty(STDIN_FILENO) == 1) fmt::print(stderr, "prompts, one a line; end with Ctrl-D\n");
-  std::vector<Prompt> prompts = collect_prompts(o.sources, settings);
-  std::optional<SmallFile> stats_file;
-  if (!o.stats_json.empty()) stats_file.emplace(o.stats_json);
+// The timeline that --trace asks for: written when the run ends, however it ends
+class TraceOutput {
+ public:
+  explicit TraceOutput(const std::string& path) {
+    if (!path.empty()) file_.emplace(path), trace_.emplace();
+  }
+  Trace* trace() { return trace_ ? &*trace_ : nullptr; }
 
-  LoadedModel loaded(o.model, o.engine);
+  // Nobody may record any more.
+  void write() {
+    if (!file_) return;
+    write_trace(*trace_, [&](std::string_view text) { file_->append(text); });
+    file_->commit();
+    if (trace_->dropped() > 0) fmt::print(stderr, "note: the trace was full: {} more events were not recorded\n", with_commas(trace_->dropped()));
+  }
+
+ private:
+  std::optional<SmallFile> file_;
+  std::optional<Trace> trace_;
+};
+
+// Runs the model and tells how it went; the model is gone when this returns.
+int run_prompts(const Options& o, std::vector<Prompt>& prompts, SmallFile* stats_file, Trace* trace) {
+  LoadedModel loaded(o.model, o.engine, trace);
   const Stopwatch watch;
   const int result = Run(o, loaded, prompts).run();
   const RunStatistics statistics{.model = loaded.path(),
@@ -218,6 +233,30 @@ int generate(const Options& o) {
                                  .engine = loaded.engine().statistics()};
   if (o.stats || ::isatty(STDERR_FILENO) == 1) fmt::print(stderr, "\n{}", table(statistics));
   if (stats_file) stats_file->commit(to_json(statistics).dump(1) + "\n");
+  return result;
+}
+
+int generate(const Options& o) {
+  o.engine.check();
+  catch_interrupts();
+  const GenerationSettings settings = run_settings(o);
+  if (o.sources.empty() && ::isatty(STDIN_FILENO) == 1) fmt::print(stderr, "prompts, one a line; end with Ctrl-D\n");
+  std::vector<Prompt> prompts = collect_prompts(o.sources, settings);
+  std::optional<SmallFile> stats_file;
+  if (!o.stats_json.empty()) stats_file.emplace(o.stats_json);
+  TraceOutput trace(o.trace);
+  int result = 0;
+  try {
+    result = run_prompts(o, prompts, stats_file ? &*stats_file : nullptr, trace.trace());
+  } catch (...) {
+    try {
+      trace.write();
+    } catch (const Error& e) {  // what went wrong first is what the user must know
+      fmt::print(stderr, "warning: {}\n", e.what());
+    }
+    throw;
+  }
+  trace.write();
   return result;
 }
 
@@ -245,6 +284,7 @@ void add_generate(CLI::App& program, Selected& selected) {
   c->add_flag("--hide-prompt", o->hide_prompt, "Print the continuations alone")->group("Output");
   c->add_flag("--stats", o->stats, "Print statistics on standard error, also where it is not a terminal")->group("Output");
   c->add_option("--stats-json", o->stats_json, "Write the statistics as JSON to this file")->type_name("FILE")->group("Output");
+  c->add_option("--trace", o->trace, "Write a timeline as JSON to this file: for flexgen trace, or ui.perfetto.dev")->type_name("FILE")->group("Output");
   c->callback([o, &selected] { selected = [o] { return generate(*o); }; });
 }
 

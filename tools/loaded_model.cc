@@ -80,7 +80,7 @@ nlohmann::json generation_config(const std::string& model) {
   return from_config(nlohmann::json::object());
 }
 
-LoadedModel::LoadedModel(const std::string& model, const EngineFlags& flags)
+LoadedModel::LoadedModel(const std::string& model, const EngineFlags& flags, Trace* trace)
     : backend_(backend(flags.isa)), path_(model_file_for(model)), model_(path_), pool_(flags.n_threads()) {
   const Stopwatch watch;
   {
@@ -93,6 +93,7 @@ LoadedModel::LoadedModel(const std::string& model, const EngineFlags& flags)
   options.num_gpu_batches = flags.num_gpu_batches;
   options.micro_batch_tokens = flags.micro_batch_tokens;
   options.kv_dtype = flags.kv_dtype.empty() ? model_.default_kv_dtype() : flags.kv_dtype == "f32" ? DType::f32 : DType::f16;
+  options.sweep.trace = trace;
   options.kv_bytes = kv_budget(options);
   engine_ = std::make_unique<Engine>(model_.description(), model_.weights(), model_.tokenizer(), backend_, pool_, options);
   load_s_ = watch.seconds();

@@ -35,8 +35,9 @@ class Stopwatch {
 // A model with its weights in memory, and an engine on top
 class LoadedModel {
  public:
-  // flags: checked. What does not fit into memory is a Fault::space before anything is read.
-  LoadedModel(const std::string& model, const EngineFlags& flags);
+  // flags: checked. trace: null, or gets what happens; outlives this. What does not fit into memory is a Fault::space before anything
+  // is read.
+  LoadedModel(const std::string& model, const EngineFlags& flags, Trace* trace = nullptr);
 
   const std::string& path() const { return path_; }
   const LanguageModel& model() const { return model_; }

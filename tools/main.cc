@@ -49,6 +49,7 @@ int run(int argc, char** argv) {
   flexgen::tools::add_chat(program, selected);
   flexgen::tools::add_eval(program, selected);
   flexgen::tools::add_cache(program, selected);
+  flexgen::tools::add_trace(program, selected);
 
   program.footer(kExitCodes);  // set last: commands would inherit it
   for (CLI::App* command : program.get_subcommands({})) command->footer(command->get_footer() + kExitCodes);

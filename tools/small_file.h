@@ -41,8 +41,14 @@ class SmallFile {
     if (fd_ && !direct_) ::unlink(target_.c_str());
   }
 
-  // call once
-  void commit(std::string_view text) {
+  // Puts the file under its name, with text as its last part. Call once.
+  void commit(std::string_view text = "") {
+    append(text);
+    if (!direct_ && ::rename(target_.c_str(), path_.c_str()) != 0) fail(Fault::io, "{}: cannot be written: {}", path_, std::strerror(errno));
+    fd_.reset();
+  }
+
+  void append(std::string_view text) {
     size_t done = 0;
     while (done < text.size()) {
       const ssize_t n = ::write(fd_.get(), text.data() + done, text.size() - done);
@@ -50,8 +56,6 @@ class SmallFile {
       if (n < 0) fail(errno == ENOSPC || errno == EDQUOT || errno == EFBIG ? Fault::space : Fault::io, "{}: cannot be written: {}", path_, std::strerror(errno));
       done += static_cast<size_t>(n);
     }
-    if (!direct_ && ::rename(target_.c_str(), path_.c_str()) != 0) fail(Fault::io, "{}: cannot be written: {}", path_, std::strerror(errno));
-    fd_.reset();
   }
 
  private:

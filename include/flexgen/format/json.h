@@ -53,6 +53,17 @@ struct CountingChar {
   bool operator!=(const CountingChar& o) const { return at != o.at; }
 };
 
+// What the parser complains about, with its place. position counts characters read, the end of the text as one.
+inline std::string parse_error_text(size_t position, const nlohmann::json::exception& e) {
+  const std::string_view what = e.what();
+  const size_t byte = position == 0 ? 0 : position - 1;
+  if (what.find("ill-formed UTF-8") != what.npos) return fmt::format("invalid UTF-8 at byte {}", byte);
+  // "[json.exception.parse_error.101] parse error at line 1, column 8: syntax error while ..."
+  const size_t column = what.find(", column ");
+  const size_t reason = column == what.npos ? what.find("] ") : what.find(": ", column);
+  return fmt::format("invalid JSON at byte {}: {}", byte, printable(reason == what.npos ? what : what.substr(reason + 2)));
+}
+
 // Builds the value from the parser's events and refuses on the way.
 class JsonBuilder {
  public:
@@ -80,16 +91,7 @@ class JsonBuilder {
     return true;
   }
 
-  // position counts characters read, the end of the text as one
-  bool parse_error(size_t position, const std::string&, const Json::exception& e) {
-    const std::string_view what = e.what();
-    const size_t byte = position == 0 ? 0 : position - 1;
-    if (what.find("ill-formed UTF-8") != what.npos) refuse("invalid UTF-8 at byte {}", byte);
-    // "[json.exception.parse_error.101] parse error at line 1, column 8: syntax error while ..."
-    const size_t column = what.find(", column ");
-    const size_t reason = column == what.npos ? what.find("] ") : what.find(": ", column);
-    refuse("invalid JSON at byte {}: {}", byte, printable(reason == what.npos ? what : what.substr(reason + 2)));
-  }
+  bool parse_error(size_t position, const std::string&, const Json::exception& e) { refuse("{}", parse_error_text(position, e)); }
 
  private:
   template <typename... Args>
