@@ -268,6 +268,25 @@ TEST_CASE("a request for nothing is done at once; one without a free ticket is a
   CHECK_FAULT(QueuedEngine(std::make_unique<ScriptedBackend>(), {.piece_bytes = 1000}), Fault::internal, "pieces of 1000 bytes");
 }
 
+TEST_CASE("time is counted while anything is read, written or either", "[io]") {
+  Scripted s;
+  IoTicket first, second;
+  CHECK(s.engine->statistics().busy_s == 0);
+  submit(s, s.read(1_MiB, first, 8_MiB));
+  submit(s, s.write(1_MiB, second));
+  s.device->end(1_MiB);  // the read
+  const double reading = s.engine->statistics().reading_s;
+  CHECK(reading > 0);
+  s.device->end(1_MiB);
+  const IoStatistics done = s.engine->statistics();
+  CHECK(done.reading_s == reading);
+  CHECK(done.writing_s > 0);
+  CHECK(done.busy_s >= std::max(done.reading_s, done.writing_s));
+  CHECK(done.busy_s <= done.reading_s + done.writing_s);
+  CHECK(done.byte_seconds == Approx((done.reading_s + done.writing_s) * 1_MiB));
+  CHECK(s.engine->statistics().busy_s == done.busy_s);
+}
+
 TEST_CASE("each request leaves its row in the trace", "[io]") {
   Trace trace;
   Scripted s({}, &trace);

@@ -65,6 +65,8 @@ struct IoStatistics {
   uint64_t short_transfers = 0, retries = 0;   // resumed; tried again after EINTR, EAGAIN, EIO
   uint64_t errors = 0;                         // requests that failed in the end
   double busy_s = 0;                           // with at least one request in flight
+  double reading_s = 0, writing_s = 0;         // with at least one of these in flight
+  double byte_seconds = 0;                     // integral of the bytes in flight: over busy_s it is their mean
 };
 
 class IoEngine {

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <condition_variable>
 #include <deque>
@@ -81,7 +82,7 @@ class QueuedEngine final : public IoEngine {
   IoStatistics statistics() const override {
     std::lock_guard lock(mutex_);
     IoStatistics s = statistics_;
-    if (pieces_in_flight() > 0) s.busy_s += static_cast<double>(monotonic_ns() - busy_since_) * 1e-9;
+    add_time(s, monotonic_ns());
     return s;
   }
 
@@ -113,6 +114,23 @@ class QueuedEngine final : public IoEngine {
 
   // All below: mutex_ is held, but in report
 
+  // what has passed since changed_ns_, in which nothing began or ended
+  void add_time(IoStatistics& s, int64_t now_ns) const {
+    const double passed = static_cast<double>(now_ns - changed_ns_) * 1e-9;
+    if (in_flight_[0] + in_flight_[1] > 0) s.busy_s += passed;
+    if (in_flight_[0] > 0) s.reading_s += passed;
+    if (in_flight_[1] > 0) s.writing_s += passed;
+    s.byte_seconds += passed * static_cast<double>(bytes_in_flight_);
+  }
+  // a piece begins (+1) or has ended (-1)
+  void count(const IoRequest& r, size_t bytes, int change) {
+    const int64_t now = monotonic_ns();
+    add_time(statistics_, now);
+    changed_ns_ = now;
+    in_flight_[r.op == IoRequest::Op::write] += change;
+    bytes_in_flight_ = change > 0 ? bytes_in_flight_ + bytes : bytes_in_flight_ - bytes;
+  }
+
   size_t pieces_in_flight() const { return pieces_.size() - free_pieces_.size(); }
 
   IoAttempt attempt(size_t piece) const {
@@ -129,11 +147,10 @@ class QueuedEngine final : public IoEngine {
       const size_t bytes = std::min(limits_.piece_bytes, job.request.bytes - job.issued);
       if (bytes_in_flight_ > 0 && bytes_in_flight_ + bytes > limits_.bytes_in_flight) break;
       if (job.issued == 0 && trace_) job.start_ns = monotonic_ns();
-      if (pieces_in_flight() == 0) busy_since_ = monotonic_ns();
       const size_t piece = free_pieces_.back();
       free_pieces_.pop_back();
       pieces_[piece] = {queue_.front(), job.issued, bytes};
-      bytes_in_flight_ += bytes;
+      count(job.request, bytes, 1);
       job.issued += bytes;
       ++job.pieces;
       batch_.push_back(attempt(piece));
@@ -204,9 +221,8 @@ class QueuedEngine final : public IoEngine {
   void end(size_t piece, int error) {
     const Piece p = pieces_[piece];
     free_pieces_.push_back(piece);
-    bytes_in_flight_ -= p.bytes;
-    if (pieces_in_flight() == 0) statistics_.busy_s += static_cast<double>(monotonic_ns() - busy_since_) * 1e-9;
     Job& job = jobs_[p.job];
+    count(job.request, p.bytes, -1);
     --job.pieces;
     if (error != 0 && job.error == 0) {
       job.error = error;
@@ -247,7 +263,8 @@ class QueuedEngine final : public IoEngine {
   size_t under_way_ = 0;          // attempts
   size_t bytes_in_flight_ = 0;
   int depth_, calm_ = 0;
-  int64_t busy_since_ = 0;
+  std::array<int, 2> in_flight_{};  // pieces that are read, written
+  int64_t changed_ns_ = 0;          // when the last piece began or ended
   IoStatistics statistics_;
 
   std::unique_ptr<IoBackend> backend_;  // ends first: its threads use all of the above

@@ -64,6 +64,13 @@ inline Program merged_layers(Program p) {
   return p;
 }
 
+// Since the sweep was made. Bytes that attention and steps went through, wherever they lay
+struct SweepStatistics {
+  double compute_s = 0;       // operations; no waiting, no verifying
+  uint64_t cache_bytes = 0;   // pages, whole ones
+  uint64_t hidden_bytes = 0;
+};
+
 // One row of logits: token `token` of span `span` of micro-batch `micro_batch`. The values may be changed; they die with the call.
 struct LogitsRow {
   size_t micro_batch = 0, span = 0;
@@ -104,6 +111,7 @@ class Sweep {
     run_head(on_logits);
   }
 
+  const SweepStatistics& statistics() const { return stats_; }
   const HiddenStatistics& hidden_statistics() const { return hidden_.statistics(); }
 
  private:
@@ -177,6 +185,7 @@ class Sweep {
   }
 
   void run_step(const Step& step, bool first) {
+    stats_.hidden_bytes += hidden_bytes(program_, plan_->n_tok());
     if (!step_outside_) {
       for (const Operation& op : step.operations) run_over(op, step.layer, rows_);
       return;
@@ -210,10 +219,24 @@ class Sweep {
     }
   }
 
-  // Computing alone: waits for weights or pages lie outside and are recorded by who waits.
-  TraceSpan computing(const Operation& op, int64_t layer, std::span<const Rows> batches) const {
-    return {options_.trace, TraceEvent::Kind::compute, op.name, static_cast<int32_t>(layer), batches.size() == 1 ? batches[0].micro_batch : -1};
-  }
+  // The time of its scope was computing alone: waits for weights or pages lie outside and are recorded by who waits.
+  class Computing {
+   public:
+    Computing(Sweep& sweep, const Operation& op, int64_t layer, std::span<const Rows> batches)
+        : sweep_(sweep),
+          event_{TraceEvent::Kind::compute, op.name, static_cast<int32_t>(layer), batches.size() == 1 ? batches[0].micro_batch : -1, 0, monotonic_ns(), 0} {}
+    Computing(const Computing&) = delete;
+    Computing& operator=(const Computing&) = delete;
+    ~Computing() {
+      event_.end_ns = monotonic_ns();
+      sweep_.stats_.compute_s += static_cast<double>(event_.end_ns - event_.start_ns) * 1e-9;
+      if (sweep_.options_.trace) sweep_.options_.trace->add(event_);
+    }
+
+   private:
+    Sweep& sweep_;
+    TraceEvent event_;
+  };
 
   void run_linear(const Operation& op, int64_t layer, std::span<Rows> batches) {
     const size_t blocks = weights_.n_blocks(*op.weight);
@@ -221,7 +244,7 @@ class Sweep {
       const size_t last = std::min(blocks, first + kBlocksAtOnce);
       const WeightView w = weights_.acquire(*op.weight, first, last);
       {
-        const TraceSpan span = computing(op, layer, batches);
+        const Computing computing(*this, op, layer, batches);
         for (Rows& r : batches)
           linear(backend_,
                  {view(r, op.in, w.cols), w, op.bias ? weights_.vector(*op.bias) : nullptr, view(r, op.out, w.rows), op.activation, op.accumulate}, queue_);
@@ -232,7 +255,7 @@ class Sweep {
   }
 
   void run_norm(const Operation& op, int64_t layer, Rows& r) {
-    const TraceSpan span = computing(op, layer, {&r, 1});
+    const Computing computing(*this, op, layer, {&r, 1});
     layer_norm(backend_,
                {view(r, op.in, model_.width), op.weight ? weights_.vector(*op.weight) : nullptr, op.bias ? weights_.vector(*op.bias) : nullptr,
                 view(r, op.out, model_.width), model_.norm_eps},
@@ -243,7 +266,7 @@ class Sweep {
     const auto& ids = op.kind == Operation::Kind::embed_tokens ? r.tokens : r.positions;
     const WeightView table = weights_.acquire_rows(*op.weight, ids);
     {
-      const TraceSpan span = computing(op, -1, {&r, 1});
+      const Computing computing(*this, op, -1, {&r, 1});
       embed(backend_, {ids, table, view(r, op.out, table.cols), op.accumulate}, queue_);
     }
     weights_.release_rows(*op.weight);
@@ -254,8 +277,10 @@ class Sweep {
     const int64_t d = model_.head_dim, q_width = model_.n_heads * d, kv_width = model_.n_kv_heads * d;
     const MatView<float> qkv = view(r, op.in, q_width + 2 * kv_width);
     const KvView& kv = cache_.acquire(layer, batch);
+    const auto page_bytes = static_cast<uint64_t>(cache_.layout().page_bytes());
+    for (const KvSpan& s : kv.spans) stats_.cache_bytes += 2 * static_cast<uint64_t>(div_up(s.first_position + s.n_tok, cache_.layout().page_tokens)) * page_bytes;
     {
-      const TraceSpan span = computing(op, layer, {&r, 1});
+      const Computing computing(*this, op, layer, {&r, 1});
       kv_append(backend_, {qkv.columns(q_width, kv_width), qkv.columns(q_width + kv_width, kv_width), cache_.layout(), kv.spans}, queue_);
       attention(backend_,
                 {qkv.columns(0, q_width), view(r, op.out, q_width), model_.n_heads, 1.0f / std::sqrt(static_cast<float>(d)), cache_.layout(), kv.spans},
@@ -308,6 +333,7 @@ class Sweep {
   std::vector<Wanted> wanted_;
   Buffer scratch_, own_head_;
   bool step_outside_ = false;
+  SweepStatistics stats_;
 };
 
 }  // namespace flexgen

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where the time of the sweeps went and what was moved for them, over all stages: the disk, the verifying, the computing.
+//
+// The sweep's thread computes, verifies or waits, never two of these at a time. The disk works beside it; while the disk is idle, every
+// slot is full, so that it waits for the computing.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "flexgen/io/io_engine.h"
+#include "flexgen/runtime/hidden_store.h"
+#include "flexgen/runtime/sweep.h"
+#include "flexgen/runtime/tiered_weights.h"
+
+namespace flexgen {
+
+struct FlowStatistics {
+  // Bytes that the sweeps used, by where they lay. A row block counts once a sweep, a cache page as often as it was attended to.
+  struct Tiers {
+    uint64_t memory = 0, disk = 0;
+    uint64_t written = 0;  // to disk
+  };
+
+  double elapsed_s = 0;              // of the sweeps
+  double compute_s = 0, verify_s = 0;
+  double wait_disk_s = 0;            // the sweep waited for something that was being read
+  double wait_slot_s = 0;            // for memory whose content was still being written
+  double disk_s = 0;                 // anything was in flight
+  double read_s = 0, write_s = 0;
+  double byte_seconds = 0;           // integral of the bytes in flight
+  uint64_t bytes_read = 0, bytes_written = 0;
+  uint64_t short_transfers = 0, retries = 0;
+  uint64_t reread = 0;               // blocks and pages whose first reading did not match its hash
+  Tiers weights, cache, activations;
+
+  double share(double seconds) const { return elapsed_s > 0 ? seconds / elapsed_s : 0; }
+  // Of the time that the busier of disk and computing needs alone. 1: the other one is hidden behind it wholly
+  double share_of_roof() const { return share(std::max(disk_s, compute_s)); }
+  bool disk_is_roof() const { return disk_s > compute_s; }
+  double disk_idle_s() const { return std::max(0.0, elapsed_s - disk_s); }
+  // in sweeps, but neither computing nor verifying nor waiting: choosing tokens, keeping books
+  double other_s() const { return std::max(0.0, elapsed_s - compute_s - verify_s - wait_disk_s - wait_slot_s); }
+};
+
+// The parts' counts since they were made, as one. elapsed_s is the caller's to tell.
+inline FlowStatistics flow_statistics(const SweepStatistics& sweep, const HiddenStatistics& hidden, const WeightStatistics& weights, const IoStatistics& io) {
+  FlowStatistics f;
+  f.compute_s = sweep.compute_s;
+  f.verify_s = weights.verify_s;
+  f.wait_disk_s = weights.wait_disk_s + hidden.wait_disk_s;
+  f.disk_s = io.busy_s;
+  f.read_s = io.reading_s;
+  f.write_s = io.writing_s;
+  f.byte_seconds = io.byte_seconds;
+  f.bytes_read = io.bytes_read;
+  f.bytes_written = io.bytes_written;
+  f.short_transfers = io.short_transfers;
+  f.retries = io.retries;
+  f.reread = weights.reread_blocks + hidden.reread;
+  const auto rest = [](uint64_t all, uint64_t part) { return all > part ? all - part : 0; };
+  f.weights = {weights.resident_bytes, weights.streamed_bytes, 0};
+  f.cache = {sweep.cache_bytes, 0, 0};
+  f.activations = {rest(sweep.hidden_bytes, hidden.bytes_read), hidden.bytes_read, hidden.bytes_written};
+  return f;
+}
+
+// What happened between two countings of the same parts
+inline FlowStatistics operator-(FlowStatistics later, const FlowStatistics& before) {
+  const auto tiers = [](FlowStatistics::Tiers& a, const FlowStatistics::Tiers& b) { a.memory -= b.memory, a.disk -= b.disk, a.written -= b.written; };
+  for (double FlowStatistics::* field : {&FlowStatistics::elapsed_s, &FlowStatistics::compute_s, &FlowStatistics::verify_s, &FlowStatistics::wait_disk_s,
+                                         &FlowStatistics::wait_slot_s, &FlowStatistics::disk_s, &FlowStatistics::read_s, &FlowStatistics::write_s,
+                                         &FlowStatistics::byte_seconds})
+    later.*field -= before.*field;
+  for (uint64_t FlowStatistics::* field : {&FlowStatistics::bytes_read, &FlowStatistics::bytes_written, &FlowStatistics::short_transfers,
+                                           &FlowStatistics::retries, &FlowStatistics::reread})
+    later.*field -= before.*field;
+  tiers(later.weights, before.weights);
+  tiers(later.cache, before.cache);
+  tiers(later.activations, before.activations);
+  return later;
+}
+
+}  // namespace flexgen
