@@ -12,5 +12,6 @@ using Selected = std::function<int()>;
 
 void add_ops(CLI::App& program, Selected& selected);
 void add_tokenize(CLI::App& program, Selected& selected);
+void add_overlap(CLI::App& program, Selected& selected);
 
 }  // namespace flexgen::bench

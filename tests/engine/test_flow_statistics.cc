@@ -39,5 +39,10 @@ TEST_CASE("the parts' counts become stages and tiers, and differences of them", 
   CHECK(between.bytes_read == 1000);
   CHECK(between.retries == 1);
   CHECK(between.wait_disk_s == 0);
+  const FlowStatistics sum = between + before;
+  CHECK(sum.elapsed_s == later.elapsed_s);
+  CHECK(sum.byte_seconds == later.byte_seconds);
+  CHECK(sum.bytes_read == later.bytes_read);
+  CHECK(sum.activations.written == later.activations.written);
   CHECK(FlowStatistics{}.share_of_roof() == 0);
 }

@@ -65,20 +65,27 @@ inline FlowStatistics flow_statistics(const SweepStatistics& sweep, const Hidden
   return f;
 }
 
+namespace detail {
+
+template <typename Fn>
+FlowStatistics combined(FlowStatistics a, const FlowStatistics& b, Fn&& fn) {
+  using F = FlowStatistics;
+  for (double F::* field : {&F::elapsed_s, &F::compute_s, &F::verify_s, &F::wait_disk_s, &F::wait_slot_s, &F::disk_s, &F::read_s, &F::write_s, &F::byte_seconds})
+    a.*field = fn(a.*field, b.*field);
+  for (uint64_t F::* field : {&F::bytes_read, &F::bytes_written, &F::short_transfers, &F::retries, &F::reread}) a.*field = fn(a.*field, b.*field);
+  for (F::Tiers F::* tiers : {&F::weights, &F::cache, &F::activations})
+    for (uint64_t F::Tiers::* field : {&F::Tiers::memory, &F::Tiers::disk, &F::Tiers::written}) (a.*tiers).*field = fn((a.*tiers).*field, (b.*tiers).*field);
+  return a;
+}
+
+}  // namespace detail
+
 // What happened between two countings of the same parts
-inline FlowStatistics operator-(FlowStatistics later, const FlowStatistics& before) {
-  const auto tiers = [](FlowStatistics::Tiers& a, const FlowStatistics::Tiers& b) { a.memory -= b.memory, a.disk -= b.disk, a.written -= b.written; };
-  for (double FlowStatistics::* field : {&FlowStatistics::elapsed_s, &FlowStatistics::compute_s, &FlowStatistics::verify_s, &FlowStatistics::wait_disk_s,
-                                         &FlowStatistics::wait_slot_s, &FlowStatistics::disk_s, &FlowStatistics::read_s, &FlowStatistics::write_s,
-                                         &FlowStatistics::byte_seconds})
-    later.*field -= before.*field;
-  for (uint64_t FlowStatistics::* field : {&FlowStatistics::bytes_read, &FlowStatistics::bytes_written, &FlowStatistics::short_transfers,
-                                           &FlowStatistics::retries, &FlowStatistics::reread})
-    later.*field -= before.*field;
-  tiers(later.weights, before.weights);
-  tiers(later.cache, before.cache);
-  tiers(later.activations, before.activations);
-  return later;
+inline FlowStatistics operator-(const FlowStatistics& later, const FlowStatistics& before) {
+  return detail::combined(later, before, [](auto x, auto y) { return x - y; });
+}
+inline FlowStatistics operator+(const FlowStatistics& a, const FlowStatistics& b) {
+  return detail::combined(a, b, [](auto x, auto y) { return x + y; });
 }
 
 }  // namespace flexgen

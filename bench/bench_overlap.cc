@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: Apache-2.0
+// flexgen-bench overlap: how much of the reading is hidden behind computing. The row blocks of a model's layers pass through the weight
+// stream as in a sweep, while something is computed: timed (waiting, as for a GPU) or real (matrix products on all threads).
+//
+//   E   max(T_io, T_compute) / T_total: 1 is perfect. The solo times are measured the same way right before each run.
+//   E'  (T_sync - T_total) / (T_sync - max(T_io, T_compute)): of what could be hidden, how much was. 0: nothing, 1: all
+//
+// Schemes: "sync" reads when it needs (overlap off), "ring" reads ahead through a ring of slots with io_uring, "threads" is that ring on
+// reading threads. Runs are in random order, so that whatever drifts on the machine meets all of them.
+#include <fmt/core.h>
+#include <sys/prctl.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <optional>
+#include <random>
+#include <thread>
+
+#include "bench/command.h"
+#include "bench/harness.h"
+#include "bench/process_usage.h"
+#include "bench/scratch_model.h"
+#include "flexgen/base/trace.h"
+#include "flexgen/format/model_file.h"
+#include "flexgen/io/io_file.h"
+#include "flexgen/io/make_io_engine.h"
+#include "flexgen/memory/arena.h"
+#include "flexgen/runtime/sweep.h"
+#include "flexgen/runtime/tiered_weights.h"
+#include "kernels/registry.h"
+
+namespace flexgen::bench {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Options {
+  std::string model, size = "2GiB", dir = "/var/tmp", isa = "auto", look_ahead = "64MiB", verify = "off", limit = "4GiB";
+  std::vector<double> ratios{0.5, 1, 2};
+  std::vector<std::string> schemes{"sync", "ring", "threads"}, compute{"timed", "cores"};
+  int repeats = 5, threads = 0;
+  uint64_t seed = 1;
+  bool json = false;
+};
+
+// What is acquired at once: some row blocks of one matrix
+struct Chunk {
+  TensorRef matrix;
+  size_t first = 0, last = 0;
+  uint64_t bytes = 0;
+};
+
+struct Solo {
+  double io_s = 0, io_cpu_s = 0, compute_s = 0;
+};
+
+struct Measured {
+  Solo solo;
+  double total_s = 0, fill_s = 0, wait_s = 0, verify_s = 0, disk_s = 0, bytes_in_flight = 0, cpu_s = 0, others_cpu_s = 0;
+  double p50_ms = 0, p99_ms = 0, max_ms = 0;  // of a read
+  uint64_t bytes = 0;
+  uint64_t short_transfers = 0, retries = 0;
+
+  double efficiency() const { return std::max(solo.io_s, solo.compute_s) / total_s; }
+};
+
+double wait_until(double deadline) {  // on the clock of seconds_now()
+  timespec t{};
+  t.tv_sec = static_cast<time_t>(deadline);
+  t.tv_nsec = static_cast<long>((deadline - static_cast<double>(t.tv_sec)) * 1e9);
+  while (::clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, nullptr) == EINTR) {}
+  return seconds_now();
+}
+
+double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return v.empty() ? 0 : v[v.size() / 2];
+}
+
+class OverlapBench {
+ public:
+  OverlapBench(const Options& o, const std::string& path)
+      : options_(o),
+        file_(ModelFile::open(path)),
+        model_(stored_description(file_)),
+        program_(opt_program(model_)),
+        io_file_(IoFile::open(file_.file())),
+        backend_(backend(o.isa)),
+        pool_(o.threads > 0 ? o.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))),
+        placement_(WeightPlacement::within(file_, program_, 0)) {
+    ::prctl(PR_SET_TIMERSLACK, 1UL);  // timed compute ends when it should
+    choose_matrices();
+    const size_t slot = TieredWeights::slot_bytes(file_);
+    ring_bytes_ = std::max<size_t>(2 * kBlocksAtOnce, parse_bytes(o.look_ahead) / slot) * slot;
+    const auto piece = [](size_t bytes) { return round_up<size_t>(bytes, Arena::kHugePage); };
+    arena_ = Arena(piece(placement_.resident_bytes()) + piece(ring_bytes_));
+    resident_ = arena_.take(piece(placement_.resident_bytes()), Arena::kHugePage);
+    ring_ = arena_.take(ring_bytes_, Arena::kHugePage);
+    huge_ = arena_.huge_coverage();
+  }
+
+  int run() {
+    struct Run {
+      std::string scheme, compute;
+      double ratio;
+    };
+    std::vector<Run> runs;
+    for (int i = 0; i < options_.repeats; ++i)
+      for (const std::string& c : options_.compute)
+        for (const double r : options_.ratios)
+          for (const std::string& s : options_.schemes)
+            if (is_available(s)) runs.push_back({s, c, r});
+    std::mt19937_64 random(options_.seed);
+    std::shuffle(runs.begin(), runs.end(), random);
+    calibrate();
+    for (const Run& r : runs) results_[{r.compute, r.ratio, r.scheme}].push_back(measure(r.scheme, r.compute, r.ratio));
+    options_.json ? print_json() : print_table();
+    return 0;
+  }
+
+ private:
+  static constexpr size_t kBlocksAtOnce = Sweep::kBlocksAtOnce;
+  using Compute = std::function<void(size_t chunk, const WeightView&)>;
+
+  // The layers' matrices in the order of a sweep, from the first on, as many as the limit allows
+  void choose_matrices() {
+    const uint64_t limit = parse_bytes(options_.limit);
+    for (const Step& step : program_.body)
+      for (const Operation& op : step.operations) {
+        if (op.kind != Operation::Kind::linear) continue;
+        const FileTensor& t = file_tensor(file_, *op.weight);
+        if (total_bytes_ + t.bytes > limit && !matrices_.empty()) return;
+        matrices_.push_back(*op.weight);
+        for (size_t first = 0; first < t.n_blocks; first += kBlocksAtOnce) {
+          Chunk c{*op.weight, first, std::min(t.n_blocks, first + kBlocksAtOnce), 0};
+          for (size_t b = c.first; b < c.last; ++b) c.bytes += file_.blocks()[t.first_block + b].bytes;
+          total_bytes_ += c.bytes;
+          chunks_.push_back(c);
+        }
+        widest_ = {std::max(widest_.first, t.shape[0]), std::max(widest_.second, t.shape[1])};
+      }
+  }
+
+  bool is_available(const std::string& scheme) {
+    if (scheme == "threads") return true;
+    if (!uring_) try {
+        uring_ = make_io_engine({.engine = "uring"}) != nullptr;
+      } catch (const Error&) {
+        uring_ = false;
+      }
+    return *uring_ || scheme == "sync";
+  }
+  std::string engine_of(const std::string& scheme) const { return scheme == "threads" ? "threads" : "auto"; }
+
+  struct Stream {
+    std::unique_ptr<QueuedEngine> io;
+    std::unique_ptr<TieredWeights> weights;
+  };
+  Stream stream(const std::string& scheme, Trace* trace) {
+    Stream s;
+    s.io = make_io_engine({.engine = engine_of(scheme), .memory = arena_.memory(), .trace = trace});
+    const Verify verify = options_.verify == "always" ? Verify::always : options_.verify == "first" ? Verify::first : Verify::off;
+    s.weights = std::make_unique<TieredWeights>(file_, placement_, resident_, ring_, std::span<std::byte>{}, *s.io, pool_,
+                                                TieredWeightsOptions{.verify = verify, .look_ahead = scheme != "sync", .fd = io_file_.fd(), .trace = trace});
+    return s;
+  }
+
+  // One pass over all chunks; the time until the first one was there
+  double pass(TieredWeights& weights, const Compute& compute) {
+    const double start = seconds_now();
+    double fill = 0;
+    weights.begin_sweep({matrices_, {}, 0});
+    for (size_t i = 0; i < chunks_.size(); ++i) {
+      const WeightView w = weights.acquire(chunks_[i].matrix, chunks_[i].first, chunks_[i].last);
+      if (i == 0) fill = seconds_now() - start;
+      compute(i, w);
+      weights.release(chunks_[i].matrix, chunks_[i].first, chunks_[i].last);
+    }
+    return fill;
+  }
+
+  // The same computing over what lies in the ring
+  double solo_compute(const Compute& compute) {
+    const size_t slot = TieredWeights::slot_bytes(file_), n = ring_.size() / slot;
+    size_t next = 0;
+    std::vector<RowBlock> blocks;
+    const double start = seconds_now();
+    for (size_t i = 0; i < chunks_.size(); ++i) {
+      const FileTensor& t = file_tensor(file_, chunks_[i].matrix);
+      blocks.clear();
+      for (size_t b = chunks_[i].first; b < chunks_[i].last; ++b) {
+        const int64_t row = static_cast<int64_t>(b) * t.rows_per_block;
+        blocks.push_back({ring_.data() + next++ % n * slot, row, std::min(t.rows_per_block, t.shape[0] - row)});
+      }
+      compute(i, {t.dtype, t.shape[0], t.shape[1], blocks});
+    }
+    return seconds_now() - start;
+  }
+
+  Compute timed(double seconds) const {
+    auto overslept = std::make_shared<double>(0);
+    return [this, seconds, overslept](size_t i, const WeightView&) {
+      // a device would not have been late: what the last wait overslept is taken off this one
+      const double start = seconds_now() - (i == 0 ? 0 : *overslept), due = start + seconds * static_cast<double>(chunks_[i].bytes) / static_cast<double>(total_bytes_);
+      *overslept = std::max(0.0, wait_until(due) - due);
+    };
+  }
+
+  Compute products(int64_t n_tok) {
+    x_.assign(static_cast<size_t>(n_tok * widest_.second), 0.01f);
+    y_.resize(static_cast<size_t>(n_tok * widest_.first));
+    return [this, n_tok](size_t, const WeightView& w) {
+      linear(backend_, {{x_.data(), n_tok, w.cols, w.cols}, w, nullptr, {y_.data(), n_tok, w.rows, w.rows}, Activation::none, false}, {&pool_});
+    };
+  }
+
+  // Solo times for orientation: what is timed exactly comes before each run
+  void calibrate() {
+    Stream s = stream("ring", nullptr);
+    const double start = seconds_now();
+    pass(*s.weights, [](size_t, const WeightView&) {});
+    io_s_ = seconds_now() - start;
+    for (const int64_t n : {8, 32, 128}) products_s_[n] = solo_compute(products(n));
+  }
+  // Tokens whose matrix products take about that long
+  int64_t tokens_for(double seconds) const {
+    auto above = products_s_.lower_bound(products_s_.begin()->first);
+    while (above != std::prev(products_s_.end()) && above->second < seconds) ++above;
+    const auto below = above == products_s_.begin() ? above : std::prev(above);
+    const double per_token = above == below ? above->second / static_cast<double>(above->first)
+                                            : (above->second - below->second) / static_cast<double>(above->first - below->first);
+    const double n = static_cast<double>(above->first) + (seconds - above->second) / std::max(per_token, 1e-9);
+    return std::clamp<int64_t>(std::llround(n), 1, 4096);
+  }
+
+  Measured measure(const std::string& scheme, const std::string& kind, double ratio) {
+    Trace trace;
+    Stream s = stream(scheme, &trace);
+    Measured m;
+    m.bytes = total_bytes_;
+    {
+      const double cpu = cpu_seconds(), start = seconds_now();
+      pass(*s.weights, [](size_t, const WeightView&) {});
+      m.solo.io_s = seconds_now() - start;
+      m.solo.io_cpu_s = cpu_seconds() - cpu;
+    }
+    const double wanted = ratio * (scheme == "sync" ? io_s_ : m.solo.io_s);
+    int64_t n_tok = tokens_for(wanted);
+    Compute compute = kind == "timed" ? timed(wanted) : products(n_tok);
+    m.solo.compute_s = solo_compute(compute);
+    for (int i = 0; i < 3 && kind == "cores" && std::abs(m.solo.compute_s / wanted - 1) > 0.05; ++i) {  // the machine's speed has drifted
+      n_tok = std::clamp<int64_t>(std::llround(static_cast<double>(n_tok) * wanted / m.solo.compute_s), 1, 4096);
+      compute = products(n_tok);
+      m.solo.compute_s = solo_compute(compute);
+    }
+    // the reading ahead for the next pass ends before the clock starts
+    s.weights.reset();
+    s.io.reset();
+    s = stream(scheme, &trace);
+    const IoStatistics io = s.io->statistics();
+    const WeightStatistics weights = s.weights->statistics();
+    const double cpu = cpu_seconds(), machine = machine_cpu_seconds(), start = seconds_now();
+    const int64_t start_ns = monotonic_ns();
+    m.fill_s = pass(*s.weights, compute);
+    m.total_s = seconds_now() - start;
+    const int64_t end_ns = monotonic_ns();
+    const IoStatistics io_after = s.io->statistics();
+    m.cpu_s = cpu_seconds() - cpu;
+    m.others_cpu_s = std::max(0.0, machine_cpu_seconds() - machine - m.cpu_s);
+    m.wait_s = s.weights->statistics().wait_disk_s - weights.wait_disk_s;
+    m.verify_s = s.weights->statistics().verify_s - weights.verify_s;
+    m.disk_s = io_after.busy_s - io.busy_s;
+    m.bytes_in_flight = m.disk_s > 0 ? (io_after.byte_seconds - io.byte_seconds) / m.disk_s : 0;
+    m.short_transfers = io_after.short_transfers - io.short_transfers;
+    m.retries = io_after.retries - io.retries;
+    std::vector<double> latency;
+    trace.for_each([&](const TraceEvent& e) {
+      if (e.kind == TraceEvent::Kind::read && e.start_ns >= start_ns && e.end_ns <= end_ns) latency.push_back(static_cast<double>(e.end_ns - e.start_ns) * 1e-6);
+    });
+    std::sort(latency.begin(), latency.end());
+    if (!latency.empty()) m.p50_ms = latency[latency.size() / 2], m.p99_ms = latency[latency.size() * 99 / 100], m.max_ms = latency.back();
+    return m;
+  }
+
+  using Key = std::tuple<std::string, double, std::string>;  // compute, ratio, scheme
+
+  template <typename Fn>
+  static std::vector<double> values(const std::vector<Measured>& all, Fn&& fn) {
+    std::vector<double> out;
+    for (const Measured& m : all) out.push_back(fn(m));
+    return out;
+  }
+  // of what could be hidden beside sync; nullopt where sync was not measured
+  std::optional<double> hidden(const Key& key, const std::vector<Measured>& all) const {
+    const auto sync = results_.find({std::get<0>(key), std::get<1>(key), "sync"});
+    if (sync == results_.end()) return std::nullopt;
+    const double total = median(values(sync->second, [](const Measured& m) { return m.total_s; }));
+    const double longest = median(values(all, [](const Measured& m) { return std::max(m.solo.io_s, m.solo.compute_s); }));
+    if (total <= longest) return std::nullopt;
+    return (total - median(values(all, [](const Measured& m) { return m.total_s; }))) / (total - longest);
+  }
+
+  void print_table() const {
+    fmt::print("{}, {} threads, {}; {} through {} of slots, verify {}; huge pages {}\n", proc_value("/proc/cpuinfo", "model name"), pool_.size(), backend_.name,
+               format_bytes(total_bytes_), format_bytes(ring_bytes_), options_.verify, huge_ ? fmt::format("{:.0f} %", *huge_ * 100) : "unknown");
+    fmt::print("median of {}; E in the range of all\n\n", options_.repeats);
+    fmt::print("{:7} {:>5} {:8} {:>5} {:>11} {:>5} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>9} {:>6} {:>15} {:>8}\n", "compute", "ratio", "scheme", "E", "range", "E'", "total s",
+               "io s", "comp s", "stall", "fill", "disk", "in flight", "GB/s", "p50/p99/max ms", "CPU s/GB");
+    for (const auto& [key, all] : results_) {
+      const auto& [compute, ratio, scheme] = key;
+      const auto of = [&](auto&& fn) { return median(values(all, fn)); };
+      const auto e = values(all, [](const Measured& m) { return m.efficiency(); });
+      const auto h = hidden(key, all);
+      fmt::print("{:7} {:>5} {:8} {:>5.2f} {:>11} {:>5} {:>7.2f} {:>7.2f} {:>7.2f} {:>5.1f}% {:>5.1f}% {:>5.1f}% {:>9} {:>6.2f} {:>15} {:>8.3f}\n", compute, ratio, scheme, median(e),
+                 fmt::format("{:.2f}-{:.2f}", *std::min_element(e.begin(), e.end()), *std::max_element(e.begin(), e.end())), h ? fmt::format("{:.2f}", *h) : "",
+                 of([](const Measured& m) { return m.total_s; }), of([](const Measured& m) { return m.solo.io_s; }), of([](const Measured& m) { return m.solo.compute_s; }),
+                 100 * of([](const Measured& m) { return m.wait_s / m.total_s; }), 100 * of([](const Measured& m) { return m.fill_s / m.total_s; }),
+                 100 * of([](const Measured& m) { return m.disk_s / m.total_s; }), format_bytes(static_cast<uint64_t>(of([](const Measured& m) { return m.bytes_in_flight; }))),
+                 of([](const Measured& m) { return static_cast<double>(m.bytes) / (m.total_s - m.fill_s) * 1e-9; }),
+                 fmt::format("{:.1f}/{:.1f}/{:.1f}", of([](const Measured& m) { return m.p50_ms; }), of([](const Measured& m) { return m.p99_ms; }),
+                             of([](const Measured& m) { return m.max_ms; })),
+                 of([](const Measured& m) { return m.solo.io_cpu_s / static_cast<double>(m.bytes) * 1e9; }));
+    }
+  }
+
+  void print_json() const {
+    Json lines = Json::array();
+    for (const auto& [key, all] : results_) {
+      const auto& [compute, ratio, scheme] = key;
+      Json runs = Json::array();
+      for (const Measured& m : all)
+        runs.push_back({{"efficiency", m.efficiency()},
+                        {"total_s", m.total_s},
+                        {"solo_io_s", m.solo.io_s},
+                        {"solo_compute_s", m.solo.compute_s},
+                        {"solo_io_cpu_s_per_gb", m.solo.io_cpu_s / static_cast<double>(m.bytes) * 1e9},
+                        {"fill_s", m.fill_s},
+                        {"stall_disk_s", m.wait_s},
+                        {"stall_verify_s", m.verify_s},
+                        {"disk_busy_s", m.disk_s},
+                        {"bytes_in_flight", m.bytes_in_flight},
+                        {"sustained_bytes_per_s", static_cast<double>(m.bytes) / (m.total_s - m.fill_s)},
+                        {"read_p50_ms", m.p50_ms},
+                        {"read_p99_ms", m.p99_ms},
+                        {"read_max_ms", m.max_ms},
+                        {"cpu_s", m.cpu_s},
+                        {"others_cpu_s", m.others_cpu_s},
+                        {"short_transfers", m.short_transfers},
+                        {"retries", m.retries}});
+      Json line{{"compute", compute}, {"ratio", ratio}, {"scheme", scheme}, {"efficiency", median(values(all, [](const Measured& m) { return m.efficiency(); }))}};
+      if (const auto h = hidden(key, all)) line["hidden"] = *h;
+      line["runs"] = runs;
+      lines.push_back(line);
+    }
+    fmt::print("{}\n", Json{{"machine", {{"cpu", proc_value("/proc/cpuinfo", "model name")}, {"threads", pool_.size()}, {"isa", backend_.name}, {"build", "release"}}},
+                            {"bytes", total_bytes_},
+                            {"ring_bytes", ring_bytes_},
+                            {"verify", options_.verify},
+                            {"direct", io_file_.direct()},
+                            {"huge_coverage", huge_ ? Json(*huge_) : Json()},
+                            {"seed", options_.seed},
+                            {"lines", lines}}
+                           .dump());
+  }
+
+  const Options options_;
+  const ModelFile file_;
+  const ModelDescription model_;
+  const Program program_;
+  const IoFile io_file_;
+  const Backend& backend_;
+  ThreadPool pool_;
+  const WeightPlacement placement_;
+  std::vector<TensorRef> matrices_;
+  std::vector<Chunk> chunks_;
+  uint64_t total_bytes_ = 0;
+  std::pair<int64_t, int64_t> widest_{0, 0};  // rows, columns
+
+  Arena arena_;
+  std::span<std::byte> resident_, ring_;
+  size_t ring_bytes_ = 0;
+  std::optional<double> huge_;
+  std::optional<bool> uring_;
+  std::vector<float> x_, y_;
+  double io_s_ = 0;
+  std::map<int64_t, double> products_s_;  // by tokens
+  std::map<Key, std::vector<Measured>> results_;
+};
+
+int run(const Options& o) {
+  const auto known = [](const char* name, const std::vector<std::string>& found, const std::vector<std::string>& allowed) {
+    for (const std::string& f : found)
+      if (std::find(allowed.begin(), allowed.end(), f) == allowed.end()) fail(Fault::usage, "{}: found '{}', allowed {}", name, printable(f), fmt::join(allowed, ", "));
+  };
+  known("--schemes", o.schemes, {"sync", "ring", "threads"});
+  known("--compute", o.compute, {"timed", "cores"});
+  known("--verify", {o.verify}, {"off", "first", "always"});
+  for (const double r : o.ratios)
+    if (!(r > 0 && r <= 100)) fail(Fault::usage, "--ratios: found {}, allowed numbers above 0 to 100", r);
+  if (o.repeats < 1 || o.repeats > 1000) fail(Fault::usage, "--repeats: found {}, allowed 1 to 1000", o.repeats);
+  std::optional<ScratchModel> scratch;
+  if (o.model.empty()) scratch.emplace(o.dir, parse_bytes(o.size));
+  return OverlapBench(o, scratch ? scratch->path() : o.model).run();
+}
+
+}  // namespace
+
+void add_overlap(CLI::App& program, Selected& selected) {
+  auto o = std::make_shared<Options>();
+  CLI::App* c = program.add_subcommand("overlap", "How much reading the weight stream hides behind computing, beside reading and computing alone");
+  c->add_option("--model", o->model, "Model file whose layers are read [random ones of OPT-6.7B's shape, removed afterwards]")->type_name("FILE");
+  c->add_option("--size", o->size, "Of those random layers")->capture_default_str()->type_name("SIZE");
+  c->add_option("--dir", o->dir, "Folder for them")->capture_default_str()->type_name("DIR");
+  c->add_option("--limit", o->limit, "Bytes of layers a pass at most")->capture_default_str()->type_name("SIZE");
+  c->add_option("--ratios", o->ratios, "Computing time over reading time")->delimiter(',')->capture_default_str();
+  c->add_option("--schemes", o->schemes, "sync, ring, threads")->delimiter(',')->capture_default_str();
+  c->add_option("--compute", o->compute, "timed (waiting, as for a GPU), cores (matrix products on all threads)")->delimiter(',')->capture_default_str();
+  c->add_option("--repeats", o->repeats, "Runs of each")->capture_default_str();
+  c->add_option("--seed", o->seed, "Of the order of the runs")->capture_default_str();
+  c->add_option("--look-ahead", o->look_ahead, "Bytes of the ring of slots")->capture_default_str()->type_name("SIZE");
+  c->add_option("--verify", o->verify, "off, first or always: compare hashes")->capture_default_str();
+  c->add_option("--isa", o->isa, "auto, avx512, avx2, portable or ref")->capture_default_str();
+  c->add_option("--threads", o->threads, "Threads, by default one per CPU")->check(CLI::PositiveNumber);
+  c->add_flag("--json", o->json, "One JSON object with every run");
+  c->callback([o, &selected] { selected = [o] { return run(*o); }; });
+}
+
+}  // namespace flexgen::bench
