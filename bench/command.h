@@ -10,6 +10,7 @@ namespace flexgen::bench {
 // Set by the benchmark that the command line names; its result is the exit code.
 using Selected = std::function<int()>;
 
+void add_io(CLI::App& program, Selected& selected);
 void add_ops(CLI::App& program, Selected& selected);
 void add_tokenize(CLI::App& program, Selected& selected);
 void add_overlap(CLI::App& program, Selected& selected);

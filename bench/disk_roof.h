@@ -1,18 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the disk gives to someone who only reads, measured where the results are: the roof of everything that streams.
+// What the disk gives to someone who only reads, measured where the results are: the roof of everything that streams. fio measures it,
+// with direct reads into huge pages; where fio or free huge pages are missing, our own engine does, and the result says so.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string>
+
+#include "flexgen/io/io_engine.h"
+#include "flexgen/io/io_file.h"
 
 namespace flexgen::bench {
 
 struct DiskRoof {
   double bytes_per_s = 0;
-  std::string how;  // who measured it: "fio, io_uring, 2 MiB x 8, huge pages", or our own engine where fio or huge pages are missing
+  std::string how;  // "fio, io_uring, 2 MiB x 8, huge pages", or what our own engine measured and why not fio
 };
 
-// Sequential direct reads of the file for about that long, past the page cache, into huge pages
+// Sequential direct reads of the file for about that long, past the page cache, into huge pages. throws Fault::io
 DiskRoof measure_disk_roof(const std::string& path, double seconds = 3);
+
+struct ReadSpeed {
+  double bytes_per_s = 0;
+  double cpu_s_per_gb = 0;  // user and system time of the reading process, per 1e9 bytes
+};
+
+// fio on the same file with the same chunk and depth. nullopt where it cannot run; why_not then says why, and what would help.
+std::optional<ReadSpeed> fio_read_speed(const std::string& path, uint64_t file_bytes, size_t chunk, int depth, double seconds, std::string& why_not);
+
+// Reads the file from its beginning, again and again, in requests of chunk bytes; memory holds at least 2 of them, and as many are
+// asked for at once as it holds. The file holds at least one chunk.
+ReadSpeed engine_read_speed(IoEngine& engine, const IoFile& file, std::span<std::byte> memory, size_t chunk, double seconds);
 
 }  // namespace flexgen::bench

@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
     CLI::App program{"Measures flexgen's parts beside the machine's own roofs.", "flexgen-bench"};
     program.require_subcommand(1);
     flexgen::bench::Selected selected;
+    flexgen::bench::add_io(program, selected);
     flexgen::bench::add_ops(program, selected);
     flexgen::bench::add_tokenize(program, selected);
     flexgen::bench::add_overlap(program, selected);
