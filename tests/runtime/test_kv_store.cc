@@ -1,109 +1,282 @@
 // SPDX-License-Identifier: Apache-2.0
+// The store alone: pages come, go, are shared, and lie in memory or in the spill file; every position must still hold what was written
+// to it, whatever the number of frames, and whatever the disk does.
 #include "flexgen/runtime/kv_store.h"
 
-#include <set>
+#include <map>
 
 #include "support/errors.h"
+#include "support/fake_io_engine.h"
 
 using namespace flexgen;
+using testing::FakeIoEngine;
 
 namespace {
 
 constexpr int64_t kLayers = 3, kPage = 32;
 const KvLayout kLayout{DType::f32, 2, 16, kPage};  // 4 KiB pages
 
-MicroBatch batch(SequenceId id, int64_t first, int64_t n) { return {{{id, std::vector<int32_t>(static_cast<size_t>(n)), first, n}}}; }
+Span span_of(SequenceId id, int64_t first, int64_t n) { return {id, std::vector<int32_t>(static_cast<size_t>(n)), first, n}; }
 
-// marks every page of the sequence in every layer
-void fill(KvStore& store, SequenceId id, int64_t first, int64_t n, int mark) {
-  for (int64_t layer = 0; layer < kLayers; ++layer) {
-    const KvView& v = store.acquire(layer, batch(id, first, n));
-    for (int64_t p = 0; p < div_up(first + n, kPage); ++p) {
-      std::memset(v.spans[0].k_pages[p], mark + static_cast<int>(layer), 16);
-      std::memset(v.spans[0].v_pages[p], mark + 50 + static_cast<int>(layer), 16);
+// A store, what its sequences should hold, and sweeps that write and check it
+struct Cache {
+  explicit Cache(KvOptions options) : store(std::move(options)) {}
+
+  // one mark a position, in layer and kind
+  static float mark(int32_t token, int64_t layer, int kind) { return static_cast<float>(token * 8 + layer * 2 + kind); }
+
+  void sweep(const std::vector<std::pair<SequenceId, int64_t>>& grow, int64_t max_spans = 4, int64_t max_tokens = 1000) {
+    std::vector<Span> spans;
+    for (const auto& [id, n] : grow) {
+      Span s = span_of(id, store.length(id), n);
+      for (int32_t& t : s.tokens) t = next_token++ % 100000;
+      spans.push_back(std::move(s));
     }
-    store.release(layer, batch(id, first, n));
+    const SweepPlan plan = pack(std::move(spans), max_spans, max_tokens);
+    try {
+      store.begin_sweep(plan);
+      for (int64_t layer = 0; layer < kLayers; ++layer)
+        for (size_t m = 0; m < plan.micro_batches.size(); ++m) run(plan, layer, m);
+      store.end_sweep();
+    } catch (...) {
+      store.abort_sweep();
+      for (const auto& [id, n] : grow) store.truncate(id, store.length(id));
+      throw;
+    }
+    for (const MicroBatch& b : plan.micro_batches)
+      for (const Span& s : b.spans) {
+        store.commit(s.sequence, s.n_tok());
+        tokens[s.sequence].insert(tokens[s.sequence].end(), s.tokens.begin(), s.tokens.end());
+      }
   }
-  store.commit(id, n);
+
+  void run(const SweepPlan& plan, int64_t layer, size_t m) {
+    const auto& spans = plan.micro_batches[m].spans;
+    size_t done = 0;
+    for (bool last = false; !last;) {
+      const KvView& v = store.acquire(layer, m);
+      last = v.last;
+      ++groups;
+      REQUIRE(!v.spans.empty());
+      for (const KvSpan& k : v.spans) {
+        const Span& s = spans.at(done++);
+        REQUIRE(k.n_tok == s.n_tok());
+        REQUIRE(k.first_position == s.first_position);
+        for (int kind = 0; kind < 2; ++kind) {
+          std::byte* const* pages = kind == 0 ? k.k_pages : k.v_pages;
+          const auto at = [&](int64_t position) { return reinterpret_cast<float*>(pages[position / kPage]) + position % kPage * 16; };
+          for (int64_t i = 0; i < s.n_tok(); ++i) std::fill_n(at(s.first_position + i), 16, mark(s.tokens[static_cast<size_t>(i)], layer, kind));
+          // tokens of this sweep stand in no list yet
+          const auto& old = tokens[s.sequence];
+          bool right = true;
+          for (int64_t i = 0; i < std::min<int64_t>(static_cast<int64_t>(old.size()), s.first_position); ++i) {
+            const float want = mark(old[static_cast<size_t>(i)], layer, kind);
+            right &= at(i)[0] == want && at(i)[15] == want;
+          }
+          CHECK(right);
+        }
+      }
+      store.release();
+    }
+    REQUIRE(done == spans.size());
+  }
+
+  SequenceId create() { return store.create(); }
+  SequenceId fork(SequenceId id) {
+    const SequenceId to = store.fork(id);
+    tokens[to] = tokens[id];
+    return to;
+  }
+  void truncate(SequenceId id, int64_t n) {
+    store.truncate(id, n);
+    tokens[id].resize(static_cast<size_t>(n));
+  }
+  void drop(SequenceId id) {
+    store.drop(id);
+    tokens.erase(id);
+  }
+
+  KvStore store;
+  std::map<SequenceId, std::vector<int32_t>> tokens;
+  int32_t next_token = 1;
+  size_t groups = 0;
+};
+
+// A spill file behind a fake device
+struct Disk {
+  explicit Disk(size_t pages, uint32_t seed = 1, testing::FakeFaults faults = {}) : file(testing::spill_file(pages * 4096)), io(seed, std::move(faults)), n(pages) {}
+  KvOptions options(size_t frames, size_t staging, double share, bool overlap = true) {
+    KvOptions o;
+    o.n_layers = kLayers;
+    o.layout = kLayout;
+    o.frames = frames;
+    o.disk_pages = n;
+    o.staging_frames = staging;
+    o.memory_share = share;
+    o.overlap = overlap;
+    o.io = &io;
+    o.spill_fd = file.get();
+    o.spill_name = "/spill/file";
+    return o;
+  }
+  Fd file;
+  FakeIoEngine io;
+  size_t n;
+};
+
+void check_empty(KvStore& store) {
+  store.settle();
+  CHECK(store.used_pages() == 0);
+  CHECK(store.used_frames() == 0);
+  CHECK(store.used_slots() == 0);
+  CHECK(store.statistics().full_pages == 0);
+  CHECK(store.statistics().full_pages_in_memory == 0);
+}
+
+// Prompts, cut ones too, single tokens, forks, cuts and ends, in the same order whatever the store
+void life(Cache& c) {
+  const SequenceId a = c.create(), b = c.create(), d = c.create();
+  c.sweep({{a, 70}, {b, 33}, {d, 5}});
+  c.sweep({{a, 1}, {b, 100}, {d, 27}}, 2, 24);  // b is cut into several micro-batches of one sweep
+  for (int i = 0; i < 5; ++i) c.sweep({{a, 1}, {b, 1}, {d, 1}}, 2);
+  const SequenceId e = c.fork(a), f = c.fork(b);
+  c.sweep({{a, 20}, {e, 3}, {f, 31}, {b, 1}, {d, 1}}, 3);
+  c.truncate(b, 40);  // into a full page
+  c.truncate(e, 64);  // to the end of one
+  c.truncate(f, 10);  // into one that b shares
+  c.sweep({{a, 1}, {b, 1}, {e, 1}, {f, 1}}, 4);
+  c.drop(a);
+  c.sweep({{b, 60}, {d, 64}, {e, 1}, {f, 40}}, 2, 50);
+  for (int i = 0; i < 3; ++i) c.sweep({{b, 1}, {d, 1}, {e, 1}, {f, 1}}, 2);
 }
 
 }  // namespace
 
 TEST_CASE("pages are added as a sequence grows and come back when it is dropped", "[runtime]") {
-  KvStore store(kLayers, kLayout, 1_MiB);
-  CHECK(store.pages_for(1) == 6);
-  CHECK(store.pages_for(33) == 12);
-  const SequenceId a = store.create(), b = store.create();
-  fill(store, a, 0, 33, 1);
-  fill(store, b, 0, 1, 20);
-  CHECK(store.length(a) == 33);
-  CHECK(store.pool().used_pages() == 18);
-  const KvView& v = store.acquire(1, {{{a, {5}, 33, 0}, {b, {7, 8}, 1, 2}}});
+  Cache c(KvOptions::in_memory(kLayers, kLayout, 1_MiB));
+  CHECK(c.store.max_pages() == 256);
+  CHECK(c.store.pages_for(1) == 6);
+  CHECK(c.store.pages_for(33) == 12);
+  const SequenceId a = c.create(), b = c.create();
+  c.sweep({{a, 33}, {b, 1}});
+  CHECK(c.store.length(a) == 33);
+  CHECK(c.store.used_pages() == 18);
+  CHECK(c.store.used_frames() == 18);
+  const SweepPlan plan{{{{{a, {5}, 33, 0}, {b, {7, 8}, 1, 2}}}}};
+  c.store.begin_sweep(plan);
+  const KvView& v = c.store.acquire(0, 0);
   REQUIRE(v.spans.size() == 2);
+  CHECK(v.last);
   CHECK(v.spans[0].first_row == 0);
   CHECK(v.spans[1].first_row == 1);
   CHECK(v.spans[1].n_tok == 2);
-  CHECK(static_cast<int>(v.spans[0].k_pages[1][0]) == 2);
-  CHECK(static_cast<int>(v.spans[0].v_pages[0][0]) == 52);
-  CHECK(static_cast<int>(v.spans[1].k_pages[0][0]) == 21);
-  store.drop(a);
-  CHECK(store.pool().used_pages() == 6);
-  store.drop(b);
-  CHECK(store.pool().used_pages() == 0);
+  CHECK_FAULT(c.store.end_sweep(), Fault::internal, "the sweep is at 0 of 6 spans");
+  CHECK_FAULT(c.store.acquire(0, 0), Fault::internal, "out of turn");
+  c.store.release();
+  CHECK_FAULT(c.store.release(), Fault::internal, "nothing is acquired");
+  CHECK_FAULT(c.store.acquire(2, 0), Fault::internal, "layer 2, micro-batch 0 out of turn");
+  CHECK_FAULT(c.store.fork(a), Fault::internal, "a fork within a sweep");
+  CHECK_FAULT(c.store.truncate(a, 0), Fault::internal, "a sequence cut within a sweep");
+  c.store.abort_sweep();
+  c.store.drop(a);
+  CHECK(c.store.used_pages() == 6);
+  c.store.drop(b);
+  check_empty(c.store);
+  CHECK_FAULT(c.store.length(a), Fault::internal, "sequence 1");
 }
 
 TEST_CASE("uncommitted tokens vanish", "[runtime]") {
-  KvStore store(kLayers, kLayout, 1_MiB);
-  const SequenceId a = store.create();
-  fill(store, a, 0, 32, 1);
-  store.acquire(0, batch(a, 32, 40));
-  CHECK(store.pool().used_pages() == 6 + 4);
-  store.truncate(a, store.length(a));
-  CHECK(store.pool().used_pages() == 6);
-  CHECK(store.length(a) == 32);
-  store.truncate(a, 10);
-  CHECK(store.length(a) == 10);
-  CHECK(store.pool().used_pages() == 6);
+  Cache c(KvOptions::in_memory(kLayers, kLayout, 1_MiB));
+  const SequenceId a = c.create();
+  c.sweep({{a, 32}});
+  const SweepPlan plan{{{{span_of(a, 32, 40)}}}};
+  c.store.begin_sweep(plan);
+  c.store.acquire(0, 0);
+  CHECK(c.store.used_pages() == 6 + 4);
+  c.store.abort_sweep();
+  c.store.truncate(a, c.store.length(a));
+  CHECK(c.store.used_pages() == 6);
+  CHECK(c.store.length(a) == 32);
+  c.truncate(a, 10);
+  CHECK(c.store.length(a) == 10);
+  CHECK(c.store.used_pages() == 6);
+  c.sweep({{a, 3}});
 }
 
 TEST_CASE("a fork shares full pages and copies the one that both will write to", "[runtime]") {
-  KvStore store(kLayers, kLayout, 1_MiB);
-  const SequenceId a = store.create();
-  fill(store, a, 0, 70, 1);
-  REQUIRE(store.pool().used_pages() == 18);
-  const SequenceId b = store.fork(a);
-  CHECK(store.length(b) == 70);
-  CHECK(store.pool().used_pages() == 18 + 6);
-  const KvView va = store.acquire(0, batch(a, 70, 1));
-  std::vector<std::byte*> pages_a(va.spans[0].k_pages, va.spans[0].k_pages + 3);
-  const KvView& vb = store.acquire(0, batch(b, 70, 1));
-  CHECK(vb.spans[0].k_pages[0] == pages_a[0]);
-  CHECK(vb.spans[0].k_pages[1] == pages_a[1]);
-  CHECK(vb.spans[0].k_pages[2] != pages_a[2]);
-  CHECK(std::memcmp(vb.spans[0].k_pages[2], pages_a[2], store.pool().page_bytes()) == 0);
-  store.drop(a);
-  CHECK(store.pool().used_pages() == 18);
-  CHECK(static_cast<int>(store.acquire(0, batch(b, 70, 1)).spans[0].k_pages[0][0]) == 1);
-  store.drop(b);
-  CHECK(store.pool().used_pages() == 0);
+  Cache c(KvOptions::in_memory(kLayers, kLayout, 1_MiB));
+  const SequenceId a = c.create();
+  c.sweep({{a, 70}});
+  REQUIRE(c.store.used_pages() == 18);
+  const SequenceId b = c.fork(a);
+  CHECK(c.store.length(b) == 70);
+  CHECK(c.store.used_pages() == 18 + 6);
+  const SweepPlan plan{{{{span_of(a, 70, 1), span_of(b, 70, 1)}}}};
+  c.store.begin_sweep(plan);
+  const KvView& v = c.store.acquire(0, 0);
+  CHECK(v.spans[0].k_pages[0] == v.spans[1].k_pages[0]);
+  CHECK(v.spans[0].k_pages[1] == v.spans[1].k_pages[1]);
+  CHECK(v.spans[0].v_pages[2] != v.spans[1].v_pages[2]);
+  c.store.abort_sweep();
+  c.sweep({{a, 1}, {b, 1}});
+  c.drop(a);
+  CHECK(c.store.used_pages() == 18);
+  c.sweep({{b, 1}});
+  const SequenceId d = c.fork(b);
+  c.truncate(d, 40);  // page 1 is full for b alone
+  c.sweep({{d, 3}, {b, 1}});
+  c.sweep({{b, 1}, {d, 1}});
+  CHECK(c.store.used_pages() == 18 + 6);
+  c.drop(b);
+  c.drop(d);
+  check_empty(c.store);
 
-  const SequenceId c = store.create();
-  fill(store, c, 0, 64, 1);  // ends with a page: nothing to copy
-  store.fork(c);
-  CHECK(store.pool().used_pages() == 12);
+  const SequenceId e = c.create();
+  c.sweep({{e, 64}});  // ends with a page: nothing to copy
+  c.fork(e);
+  CHECK(c.store.used_pages() == 12);
 }
 
-TEST_CASE("the pool stays within its limit", "[runtime]") {
-  PagePool pool(1000, 3);
-  CHECK(pool.page_bytes() == 4096);
-  std::set<PagePool::Page> pages{pool.allocate(), pool.allocate(), pool.allocate()};
-  CHECK(pages.size() == 3);
-  CHECK_FAULT(pool.allocate(), Fault::internal, "all 3 pages of the KV cache are in use");
-  pool.retain(*pages.begin());
-  CHECK(pool.shared(*pages.begin()));
-  pool.release(*pages.begin());
-  pool.release(*pages.begin());
-  CHECK(pool.used_pages() == 2);
-  CHECK(pool.allocate() == *pages.begin());
-  CHECK_FAULT(KvStore(1, kLayout, 0).acquire(0, batch(9, 0, 1)), Fault::internal, "sequence 9");
+TEST_CASE("more than memory holds without a spill file is the caller's bug", "[runtime]") {
+  Cache c(KvOptions::in_memory(kLayers, kLayout, 17 * 4096));
+  const SequenceId a = c.create();
+  c.sweep({{a, 64}});
+  CHECK_FAULT(c.sweep({{a, 1}}), Fault::internal, "all 17 pages of the KV cache are in use, 0 of them on disk");
+  KvOptions bad = KvOptions::in_memory(kLayers, kLayout, 1_MiB);
+  bad.disk_pages = 4;
+  CHECK_FAULT(KvStore(bad), Fault::internal, "4 slots without a file");
+  bad = KvOptions::in_memory(kLayers, kLayout, 16_KiB);
+  bad.staging_frames = 5;
+  CHECK_FAULT(KvStore(bad), Fault::internal, "5 and 0 of 4 frames");
+}
+
+TEST_CASE("every position keeps what was written, wherever pages lie and however few frames there are", "[runtime]") {
+  struct Setting {
+    size_t frames, staging;
+    double share;
+    bool overlap;
+  };
+  const std::vector<Setting> settings{{400, 0, 1, true},   {400, 60, 0, true},   {400, 60, 0.5, true}, {400, 14, 0.5, true}, {400, 12, 0, true},
+                                      {400, 60, 0, false}, {400, 12, 0, false},  {60, 12, 0, true},    {60, 12, 0.3, false}, {40, 3, 0, true},
+                                      {60, 12, 1, true},   {500, 300, 0.7, true}, {44, 12, 0.9, true}};
+  for (const Setting& s : settings)
+    for (const uint32_t seed : {1u, 2u}) {
+      CAPTURE(s.frames, s.staging, s.share, s.overlap, seed);
+      Disk disk(400, seed);
+      ThreadPool pool(2);
+      KvOptions o = disk.options(s.frames, s.staging, s.share, s.overlap);
+      if (seed == 2) o.pool = &pool;
+      std::vector<std::byte> memory(s.frames * 4096 + 4096);
+      if (seed == 2) o.memory = std::span(memory).subspan(4096 - reinterpret_cast<uintptr_t>(memory.data()) % 4096);
+      Cache c(o);
+      life(c);
+      const KvStatistics k = c.store.statistics();
+      if (s.frames >= 400 && s.share < 1) CHECK(std::abs(static_cast<double>(k.full_pages_in_memory) - s.share * static_cast<double>(k.full_pages)) < 3);
+      if (s.share < 1) CHECK(k.bytes_read > 0);
+      if (s.frames == 400 && s.share == 1) CHECK(k.bytes_written == 0);
+      CHECK(k.reread_pages == 0);
+      CHECK(k.peak_memory_bytes + k.peak_disk_bytes >= k.memory_bytes + k.disk_bytes);
+      while (!c.tokens.empty()) c.drop(c.tokens.begin()->first);
+      check_empty(c.store);
+    }
 }

@@ -8,6 +8,7 @@
 
 #include "kernels/registry.h"
 #include "support/errors.h"
+#include "support/fake_io_engine.h"
 #include "support/golden.h"
 
 using namespace flexgen;
@@ -23,10 +24,11 @@ struct Shape3 {
 
 // logits of every position of every sequence, [n_tok, V] each
 std::vector<std::vector<float>> all_logits(const Golden& g, const std::vector<GoldenSequence>& sequences, const Backend& backend, int threads, Shape3 shape,
-                                           DType kv = DType::f32, int64_t page_tokens = 32, SweepOptions options = {}, int64_t block_rows = 48) {
+                                           KvOptions kv, SweepOptions options = {}, int64_t block_rows = 48) {
   ThreadPool pool(threads);
   CheckpointWeights weights(g.checkpoint, g.sources, block_rows);
-  KvStore cache(g.model().n_layers, {kv, g.model().n_kv_heads, g.model().head_dim, page_tokens}, 256_MiB);
+  kv.pool = &pool;
+  KvStore cache(std::move(kv));
   Sweep sweep(g.model(), backend, {&pool, nullptr}, weights, cache, options);
   std::vector<std::vector<int32_t>> tokens;
   std::vector<SequenceId> ids;
@@ -56,6 +58,12 @@ std::vector<std::vector<float>> all_logits(const Golden& g, const std::vector<Go
       for (const Span& s : m.spans) cache.commit(s.sequence, s.n_tok());
   }
   return out;
+}
+
+std::vector<std::vector<float>> all_logits(const Golden& g, const std::vector<GoldenSequence>& sequences, const Backend& backend, int threads, Shape3 shape,
+                                           DType kv = DType::f32, int64_t page_tokens = 32, SweepOptions options = {}, int64_t block_rows = 48) {
+  const KvLayout layout{kv, g.model().n_kv_heads, g.model().head_dim, page_tokens};
+  return all_logits(g, sequences, backend, threads, shape, KvOptions::in_memory(g.model().n_layers, layout, 256_MiB), options, block_rows);
 }
 
 // largest difference over the largest logit; infinity where anything is not a number
@@ -145,6 +153,48 @@ TEST_CASE("a trace has every operation of every layer, one after the other", "[r
     (activation_bytes > 0 ? head : others).merge(linears);
     CHECK(whole == head);
     CHECK(per_batch == others);
+  }
+}
+
+TEST_CASE("logits have the same bits wherever the cache lies", "[runtime]") {
+  const Golden g(testing::test_data("golden/head128-bf16-sharded"));
+  const Backend& fast = *backends().front();
+  std::vector<GoldenSequence> sequences = g.sequences;  // longer, of several pages
+  int64_t longest = 0;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    auto& t = sequences[i].prompt_tokens;
+    while (t.size() < 60 + 10 * i) t.push_back(static_cast<int32_t>(5 + t.size() * 7 % 490));
+    longest = std::max(longest, static_cast<int64_t>(t.size() + sequences[i].tokens.size()) - 1);
+  }
+  const auto want = all_logits(g, sequences, fast, 2, {16, 512, 1000});
+  struct Setting {
+    double share;
+    int64_t page_tokens;
+    bool overlap, smallest;
+    Shape3 shape;
+    SweepOptions sweep;
+  };
+  const SweepOptions step_outside{.activation_bytes = 0};
+  const std::vector<Setting> settings{{0.5, 32, true, false, {16, 512, 7}, {}},  {0, 32, true, false, {2, 5, 7}, {}},   {0, 32, true, true, {3, 9, 1000}, {}},
+                                      {0, 32, false, true, {3, 9, 13}, {}},      {0.5, 32, true, true, {2, 5, 7}, {}},  {0, 64, true, false, {3, 40, 33}, {}},
+                                      {0, 32, true, true, {2, 5, 20}, step_outside}, {0.3, 32, false, false, {16, 50, 1000}, step_outside}};
+  for (size_t i = 0; i < settings.size(); ++i) {
+    const Setting& s = settings[i];
+    CAPTURE(i);
+    const KvLayout layout{DType::f32, g.model().n_kv_heads, g.model().head_dim, s.page_tokens};
+    const KvRequirement r = kv_requirement({g.model().n_layers, layout, static_cast<int64_t>(sequences.size()), longest, s.shape.max_spans,
+                                            s.shape.max_tokens, s.share, s.overlap, 0});
+    KvOptions o = KvOptions::planned(g.model().n_layers, layout, r, s.share, s.overlap);
+    if (s.smallest) {
+      o.frames -= o.staging_frames - r.smallest_staging_in;
+      o.staging_frames = r.smallest_staging_in;
+    }
+    const Fd file = testing::spill_file(r.disk_bytes());
+    testing::FakeIoEngine io(static_cast<uint32_t>(i + 1));
+    o.io = &io;
+    o.spill_fd = file.get();
+    CHECK(same_bits(all_logits(g, sequences, fast, 2, s.shape, o, s.sweep), want));
+    CHECK(io.statistics().reads > 0);
   }
 }
 

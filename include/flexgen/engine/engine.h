@@ -15,6 +15,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -33,8 +34,9 @@ struct EngineOptions {
   int64_t micro_batch_tokens = 512; // tokens of a micro-batch; longer prompts are cut
   int64_t sweep_tokens = 16384;     // tokens of a sweep: bounds its activations
   DType kv_dtype = DType::f16;
-  uint64_t kv_bytes = 1_GiB;        // budget of the KV cache
+  uint64_t kv_bytes = 1_GiB;        // budget of a KV cache in memory
   int64_t page_tokens = kAttentionBlock;
+  std::optional<KvOptions> kv;      // of a KV cache that a memory plan counted; the three above are then not looked at
   SweepOptions sweep;
 };
 
@@ -46,7 +48,8 @@ class Engine {
       : model_(model),
         tokenizer_(tokenizer),
         options_(options),
-        cache_(model.n_layers, {options.kv_dtype, model.n_kv_heads, model.head_dim, options.page_tokens}, options.kv_bytes),
+        cache_(options.kv ? *options.kv
+                          : KvOptions::in_memory(model.n_layers, {options.kv_dtype, model.n_kv_heads, model.head_dim, options.page_tokens}, options.kv_bytes)),
         sweep_(model_, backend, {&pool, nullptr}, weights, cache_, options.sweep) {
     for (const auto& [what, value] : {std::pair{"gpu-batch-size", options.gpu_batch_size}, {"num-gpu-batches", options.num_gpu_batches},
                                       {"micro-batch-tokens", options.micro_batch_tokens}, {"sweep tokens", options.sweep_tokens}})
@@ -93,12 +96,13 @@ class Engine {
     for (const MicroBatch& m : plan.micro_batches)
       for (const Span& s : m.spans) cache_.commit(s.sequence, s.n_tok());
     for (Row& row : rows) apply(std::move(row), events);
-    stats_.peak_kv_bytes = std::max<uint64_t>(stats_.peak_kv_bytes, cache_.pool().used_pages() * cache_.pool().page_bytes());
+    stats_.peak_kv_bytes = std::max<uint64_t>(stats_.peak_kv_bytes, cache_.used_pages() * cache_.page_bytes());
     std::erase_if(running_, [](const auto& s) { return s->ended; });
     return events;
   }
 
   const Statistics& statistics() const { return stats_; }
+  KvStatistics kv_statistics() const { return cache_.statistics(); }
   const EngineOptions& options() const { return options_; }
 
   // --- Dialogues: tokens and their KV that stay between requests. thread: the one that steps, between steps; no request of the
@@ -192,10 +196,10 @@ class Engine {
         g.sample_pages = pages_for(g.request);
         need = g.sample_pages + (g.n_samples() > 1 ? cache_.pages_for(static_cast<int64_t>(g.request.prompt.size())) : 0);
         const size_t held = session ? session->reserved : 0;
-        if (reserved_ - held + need > cache_.pool().max_pages()) {
+        if (reserved_ - held + need > cache_.max_pages()) {
           if (!running_.empty()) return;  // room will come
-          why = fmt::format("its KV cache needs {}, allowed {}. Lower max_new_tokens or give more memory", format_bytes(need * cache_.pool().page_bytes()),
-                            format_bytes((cache_.pool().max_pages() - (reserved_ - held)) * cache_.pool().page_bytes()));
+          why = fmt::format("its KV cache needs {}, allowed {}. Lower max_new_tokens or give more memory", format_bytes(need * cache_.page_bytes()),
+                            format_bytes((cache_.max_pages() - (reserved_ - held)) * cache_.page_bytes()));
         }
       }
       waiting_.pop_front();
@@ -235,7 +239,7 @@ class Engine {
     for (Group* g : ready)
       while (g->started < g->n_samples() && running_.size() < block_size()) {
         if (g->running > 0) {  // one sample's pages were reserved with the prompt; each one beside it needs its own
-          if (reserved_ + g->sample_pages > cache_.pool().max_pages()) break;
+          if (reserved_ + g->sample_pages > cache_.max_pages()) break;
           reserved_ += g->sample_pages;
           g->reserved += g->sample_pages;
         }

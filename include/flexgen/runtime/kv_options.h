@@ -23,6 +23,7 @@ struct KvOptions {
   // The spill file. Without one every page stays in memory.
   size_t disk_pages = 0;        // slots of the file, of kv_frame_bytes(layout) each, from its beginning
   size_t staging_frames = 0;    // of the frames: for pages that come from disk
+  size_t writing_frames = 0;    // of the frames: for full pages on their way to disk
   double memory_share = 1;      // of the full pages, 0 .. 1
   bool overlap = true;          // false: a page is read only when it is needed
   IoEngine* io = nullptr;       // outlives the store, as do the next four
@@ -47,6 +48,7 @@ struct KvOptions {
     o.frames = r.frames();
     o.disk_pages = r.disk_pages;
     o.staging_frames = r.staging_in;
+    o.writing_frames = r.staging_out;
     o.memory_share = memory_share;
     o.overlap = overlap;
     return o;

@@ -107,7 +107,14 @@ class Sweep {
     find_wanted();
     const auto wanted = static_cast<int64_t>(wanted_.size());
     weights_.begin_sweep({body_, head_matrices_, static_cast<size_t>(wanted == 0 ? 0 : div_up(wanted, head_rows(program_, wanted, options_.logits_bytes)))});
-    for (const Step& step : program_.body) run_step(step, &step == program_.body.data());
+    cache_.begin_sweep(plan);
+    try {
+      for (const Step& step : program_.body) run_step(step, &step == program_.body.data());
+    } catch (...) {
+      cache_.abort_sweep();
+      throw;
+    }
+    cache_.end_sweep();
     run_head(on_logits);
   }
 
@@ -272,21 +279,24 @@ class Sweep {
     weights_.release_rows(*op.weight);
   }
 
+  // as many spans at a time as the cache brings in; results do not depend on it
   void run_attend(const Operation& op, int64_t layer, Rows& r) {
-    const MicroBatch& batch = plan_->micro_batches[static_cast<size_t>(&r - rows_.data())];
     const int64_t d = model_.head_dim, q_width = model_.n_heads * d, kv_width = model_.n_kv_heads * d;
     const MatView<float> qkv = view(r, op.in, q_width + 2 * kv_width);
-    const KvView& kv = cache_.acquire(layer, batch);
     const auto page_bytes = static_cast<uint64_t>(cache_.layout().page_bytes());
-    for (const KvSpan& s : kv.spans) stats_.cache_bytes += 2 * static_cast<uint64_t>(div_up(s.first_position + s.n_tok, cache_.layout().page_tokens)) * page_bytes;
-    {
-      const Computing computing(*this, op, layer, {&r, 1});
-      kv_append(backend_, {qkv.columns(q_width, kv_width), qkv.columns(q_width + kv_width, kv_width), cache_.layout(), kv.spans}, queue_);
-      attention(backend_,
-                {qkv.columns(0, q_width), view(r, op.out, q_width), model_.n_heads, 1.0f / std::sqrt(static_cast<float>(d)), cache_.layout(), kv.spans},
-                queue_);
+    for (bool last = false; !last;) {
+      const KvView& kv = cache_.acquire(layer, static_cast<size_t>(r.micro_batch));
+      last = kv.last;
+      for (const KvSpan& s : kv.spans) stats_.cache_bytes += 2 * static_cast<uint64_t>(div_up(s.first_position + s.n_tok, cache_.layout().page_tokens)) * page_bytes;
+      {
+        const Computing computing(*this, op, layer, {&r, 1});
+        kv_append(backend_, {qkv.columns(q_width, kv_width), qkv.columns(q_width + kv_width, kv_width), cache_.layout(), kv.spans}, queue_);
+        attention(backend_,
+                  {qkv.columns(0, q_width), view(r, op.out, q_width), model_.n_heads, 1.0f / std::sqrt(static_cast<float>(d)), cache_.layout(), kv.spans},
+                  queue_);
+      }
+      cache_.release();
     }
-    cache_.release(layer, batch);
   }
 
   // The head runs over gathered rows, as many at a time as their logits fit.
