@@ -204,6 +204,8 @@ int chat(const ChatOptions& o) {
   const ChatTemplate framing = read_template(o.framing);
   const GenerationSettings settings = chat_settings(o, framing);
   LoadedModel loaded(o.model, o.engine);
+  const int64_t context = loaded.model().description().max_positions;
+  loaded.load({.sequences = 1, .tokens_per_sequence = context, .total_tokens = context, .sweep_tokens = context, .logits = 1});
   return Chat(loaded, framing, settings).run();
 }
 

@@ -44,22 +44,30 @@ int run(const Options& o) {
   const ModelDescription& model = loaded.model().description();
   const std::vector<int32_t> tokens = loaded.tokenizer().encode(text);
 
-  const EngineOptions& engine = loaded.engine().options();
   PerplexityOptions p;
   p.max_length = o.max_length.value_or(std::min<int64_t>(512, model.max_positions));
   p.stride = o.stride.value_or(std::max<int64_t>(1, p.max_length / 2));
-  p.gpu_batch_size = engine.gpu_batch_size;
-  p.num_gpu_batches = engine.num_gpu_batches;
-  p.micro_batch_tokens = engine.micro_batch_tokens;
-  p.kv_dtype = engine.kv_dtype;
-  p.kv_bytes = engine.kv_bytes;
+  p.gpu_batch_size = loaded.policy().gpu_batch_size;
+  p.num_gpu_batches = loaded.policy().num_gpu_batches;
+  p.micro_batch_tokens = loaded.policy().micro_batch_tokens;
+  check(p, model, static_cast<int64_t>(tokens.size()));
+
+  const auto windows = static_cast<int64_t>(tokens.size()) / p.stride + 1;
+  const int64_t length = std::min(p.max_length, static_cast<int64_t>(tokens.size()));
+  Demand demand{.tokens_per_sequence = length, .least_sweep_tokens = length};
+  demand.sequences = std::min(windows, p.gpu_batch_size * p.num_gpu_batches);
+  demand.total_tokens = demand.sweep_tokens = demand.logits = demand.sequences * length;
+  loaded.load(demand);
+  p.windows_at_once = std::min(demand.sequences, loaded.offload().plan().sweep_tokens / length);
+  p.kv = loaded.offload().kv_options();
+  p.sweep = loaded.offload().sweep_options();
 
   const Stopwatch watch;
   PerplexityResult result;
   {
     std::atomic<uint64_t> done{0};
     const Progress progress("eval", done, tokens.size() > 1 ? tokens.size() - 1 : 0, ProgressUnit::tokens);
-    result = perplexity(model, loaded.isa(), loaded.pool(), loaded.model().weights(), tokens, p,
+    result = perplexity(model, loaded.isa(), loaded.pool(), loaded.offload().weights(), tokens, p,
                         [&](int64_t n) { done.store(static_cast<uint64_t>(n), std::memory_order_relaxed); }, &interrupted);
   }
   const double seconds = watch.seconds();

@@ -3,9 +3,12 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <functional>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <vector>
@@ -140,6 +143,33 @@ class Run {
         answers_([this](const Answer& a, size_t from) { printer_(a, from); }) {
     for (const Prompt& p : prompts)
       if (p.text) loaded.tokenizer();  // says that there is none before anything runs
+    encode();
+  }
+
+  // What the memory must hold: as many sequences as run together, the longest ones of all
+  Demand demand() const {
+    const ModelDescription& m = loaded_.model().description();
+    const auto block = static_cast<size_t>(loaded_.policy().gpu_batch_size * loaded_.policy().num_gpu_batches);
+    std::vector<int64_t> lengths, prompts, kept;  // kept: prompts that several samples begin with
+    for (const Prompt& p : prompts_) {
+      const auto n = static_cast<int64_t>(p.tokens.size());
+      const auto samples = std::min(static_cast<size_t>(p.settings.num_return_sequences), block);
+      lengths.insert(lengths.end(), samples, std::min(m.max_positions, std::max<int64_t>(1, n + p.settings.max_new_tokens - 1)));
+      prompts.push_back(std::min(n, m.max_positions));
+      if (p.settings.num_return_sequences > 1) kept.push_back(prompts.back());
+    }
+    const auto largest = [block](std::vector<int64_t>& v) {
+      std::sort(v.begin(), v.end(), std::greater<>());
+      v.resize(std::min(v.size(), block));
+      return std::accumulate(v.begin(), v.end(), int64_t{0});
+    };
+    Demand d;
+    d.total_tokens = std::max<int64_t>(1, largest(lengths) + largest(kept));
+    d.tokens_per_sequence = lengths.empty() ? 1 : lengths.front();
+    d.sequences = std::max<int64_t>(1, static_cast<int64_t>(lengths.size() + kept.size()));
+    d.least_sweep_tokens = d.logits = std::max<int64_t>(1, static_cast<int64_t>(lengths.size()));
+    d.sweep_tokens = std::max(d.least_sweep_tokens, largest(prompts));
+    return d;
   }
 
   // 0, 1 where prompts failed, 130 where the user stopped it
@@ -171,18 +201,24 @@ class Run {
   }
 
  private:
+  void encode() {
+    const Tokenizer* tokenizer = loaded_.model().tokenizer();
+    for (size_t i = 0; i < prompts_.size(); ++i) {
+      Prompt& p = prompts_[i];
+      if (p.text) {
+        texts_[i] = std::move(*p.text);
+        p.tokens = tokenizer->encode(texts_[i], options_.parse_special);
+      } else if (tokenizer) {
+        texts_[i] = tokenizer->decode(p.tokens, /*skip_special=*/true);
+      }
+    }
+  }
+
   void submit_ahead() {
     const EngineOptions& o = loaded_.engine().options();
     const auto ahead = static_cast<size_t>(2 * o.gpu_batch_size * o.num_gpu_batches);
     for (; next_ < prompts_.size() && answers_.n_pending() < ahead; ++next_) {
-      Prompt& p = prompts_[next_];
-      const Tokenizer* tokenizer = loaded_.model().tokenizer();
-      if (p.text) {
-        texts_[next_] = std::move(*p.text);
-        p.tokens = tokenizer->encode(texts_[next_], options_.parse_special);
-      } else if (tokenizer) {
-        texts_[next_] = tokenizer->decode(p.tokens, /*skip_special=*/true);
-      }
+      const Prompt& p = prompts_[next_];
       const RequestId id = loaded_.engine().submit({p.key(next_), p.tokens, p.settings, std::nullopt});
       answers_.submitted(id, next_, p.settings.num_return_sequences);
     }
@@ -222,8 +258,10 @@ class TraceOutput {
 // Runs the model and tells how it went; the model is gone when this returns.
 int run_prompts(const Options& o, std::vector<Prompt>& prompts, SmallFile* stats_file, Trace* trace) {
   LoadedModel loaded(o.model, o.engine, trace);
+  Run run(o, loaded, prompts);
+  loaded.load(run.demand());
   const Stopwatch watch;
-  const int result = Run(o, loaded, prompts).run();
+  const int result = run.run();
   const RunStatistics statistics{.model = loaded.path(),
                                  .isa = std::string(loaded.isa().name),
                                  .kv_dtype = std::string(name(loaded.engine().options().kv_dtype)),

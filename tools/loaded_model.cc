@@ -3,6 +3,7 @@
 #include "tools/loaded_model.h"
 
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -14,13 +15,13 @@
 #include "flexgen/format/json.h"
 #include "flexgen/format/model_file.h"
 #include "flexgen/io/file.h"
-#include "flexgen/memory/system_memory.h"
 #include "flexgen/model/conversion.h"
 #include "flexgen/text/checked_tokenizer_files.h"
 #include "kernels/registry.h"
 #include "tools/file_id.h"
 #include "tools/interrupt.h"
 #include "tools/model_cache.h"
+#include "tools/plan_table.h"
 #include "tools/progress.h"
 
 namespace flexgen::tools {
@@ -30,13 +31,6 @@ namespace {
 bool is_folder(const std::string& path) {
   std::error_code ignored;
   return std::filesystem::is_directory(path, ignored);
-}
-
-// What is free now that the weights are in memory, less what a sweep needs and a tenth for the system. Pages are mapped when they
-// are used, so a large budget costs nothing.
-uint64_t kv_budget(const EngineOptions& options) {
-  const uint64_t available = available_memory() / 10 * 9, working = options.sweep.activation_bytes + 2 * options.sweep.logits_bytes;
-  return std::max<uint64_t>(available > working ? available - working : 0, 64_MiB);
 }
 
 }  // namespace
@@ -81,21 +75,34 @@ nlohmann::json generation_config(const std::string& model) {
 }
 
 LoadedModel::LoadedModel(const std::string& model, const EngineFlags& flags, Trace* trace)
-    : backend_(backend(flags.isa)), path_(model_file_for(model)), model_(path_), pool_(flags.n_threads()) {
+    : flags_(flags),
+      trace_(trace),
+      backend_(backend(flags.isa)),
+      path_(model_file_for(model)),
+      model_(path_),
+      policy_(flags.policy(model_.default_kv_dtype())),
+      pool_(flags.n_threads()) {}
+
+void LoadedModel::load(const Demand& demand) {
   const Stopwatch watch;
+  MemoryPlan plan = make_memory_plan(model_.file(), model_.description(), policy_, demand, process_memory());
+  const bool chosen = policy_.shares || policy_.memory_bytes != 0;
+  if (chosen || plan.missing_bytes() > 0 || plan.weights.streamed_bytes() + plan.spill_bytes() > 0 || ::isatty(STDERR_FILENO) == 1)
+    fmt::print(stderr, "{}", plan_table(plan));
+  std::atomic<uint64_t> done{0};
   {
-    std::atomic<uint64_t> done{0};
-    const Progress progress("load", done, model_.file().weight_bytes());
-    model_.load_weights(pool_, available_memory(), [&](uint64_t bytes) { done.store(bytes, std::memory_order_relaxed); }, &interrupted);
+    const Progress progress("load", done, plan.weights.memory_bytes());
+    offload_ = std::make_unique<Offload>(model_, policy_, std::move(plan), pool_,
+                                         OffloadOptions{.io_engine = flags_.io_engine,
+                                                        .faults = flags_.faults(),
+                                                        .spill_folder = flags_.offload_dir,
+                                                        .trace = trace_,
+                                                        .progress = [&](uint64_t bytes) { done.store(bytes, std::memory_order_relaxed); },
+                                                        .stop = &interrupted});
   }
-  EngineOptions options;
-  options.gpu_batch_size = flags.gpu_batch_size;
-  options.num_gpu_batches = flags.num_gpu_batches;
-  options.micro_batch_tokens = flags.micro_batch_tokens;
-  options.kv_dtype = flags.kv_dtype.empty() ? model_.default_kv_dtype() : flags.kv_dtype == "f32" ? DType::f32 : DType::f16;
-  options.sweep.trace = trace;
-  options.kv_bytes = kv_budget(options);
-  engine_ = std::make_unique<Engine>(model_.description(), model_.weights(), model_.tokenizer(), backend_, pool_, options);
+  if (const std::string& note = offload_->io().note(); !note.empty() && chosen) fmt::print(stderr, "note: {}\n", note);
+  if (const auto huge = offload_->arena().huge_coverage(); huge && chosen) fmt::print(stderr, "huge pages: {:.0f} % of {}\n", *huge * 100, format_bytes(offload_->arena().size()));
+  engine_ = std::make_unique<Engine>(model_.description(), offload_->weights(), model_.tokenizer(), backend_, pool_, offload_->engine_options());
   load_s_ = watch.seconds();
 }
 

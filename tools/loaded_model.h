@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From --model to a running engine: converts a folder into the cache where that is needed, reads the weights, plans the KV cache.
+// From --model to a running engine: converts a folder into the cache where that is needed, plans the memory and says how, reads what
+// stays in memory.
 #pragma once
 
 #include <chrono>
@@ -11,6 +12,7 @@
 #include "flexgen/base/thread_pool.h"
 #include "flexgen/engine/engine.h"
 #include "flexgen/engine/language_model.h"
+#include "flexgen/engine/offload.h"
 #include "tools/engine_options.h"
 
 namespace flexgen::tools {
@@ -32,18 +34,22 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-// A model with its weights in memory, and an engine on top
+// A model, and after load() an engine on top
 class LoadedModel {
  public:
-  // flags: checked. trace: null, or gets what happens; outlives this. What does not fit into memory is a Fault::space before anything
-  // is read.
+  // Opens it. flags: checked, and outlive this, as does trace, which may be null
   LoadedModel(const std::string& model, const EngineFlags& flags, Trace* trace = nullptr);
+
+  // Plans, prints the plan where it says something, and reads. What does not fit is a Fault::space before anything is read.
+  void load(const Demand& demand);
 
   const std::string& path() const { return path_; }
   const LanguageModel& model() const { return model_; }
   Engine& engine() { return *engine_; }
   const Backend& isa() const { return backend_; }
   ThreadPool& pool() { return pool_; }
+  Offload& offload() { return *offload_; }
+  const Policy& policy() const { return policy_; }
   int n_threads() const { return pool_.size(); }
   double load_s() const { return load_s_; }
 
@@ -54,10 +60,14 @@ class LoadedModel {
   }
 
  private:
+  const EngineFlags& flags_;
+  Trace* const trace_;
   const Backend& backend_;
   std::string path_;
   LanguageModel model_;
+  const Policy policy_;
   ThreadPool pool_;
+  std::unique_ptr<Offload> offload_;
   std::unique_ptr<Engine> engine_;
   double load_s_ = 0;
 };

@@ -4,7 +4,7 @@
 
 #include <atomic>
 
-#include "flexgen/engine/engine.h"
+#include "flexgen/engine/offload.h"
 #include "flexgen/format/tokenizer_files.h"
 #include "flexgen/model/conversion.h"
 #include "kernels/registry.h"
@@ -24,10 +24,19 @@ std::string convert(const std::string& folder, const TempDir& dir, std::optional
   return path;
 }
 
-std::vector<std::vector<int32_t>> greedy(const LanguageModel& m, ThreadPool& pool, const std::vector<testing::GoldenSequence>& sequences) {
-  EngineOptions o;
-  o.kv_dtype = DType::f32;
-  Engine engine(m.description(), m.weights(), m.tokenizer(), *backends().front(), pool, o);
+// under a policy, with f32 in the cache; gpu-batch-size x num-gpu-batches sequences at a time
+std::vector<std::vector<int32_t>> greedy(const LanguageModel& m, ThreadPool& pool, const std::vector<testing::GoldenSequence>& sequences, Policy policy = {},
+                                         OffloadOptions options = {}) {
+  policy.kv_dtype = DType::f32;
+  Demand demand{.sequences = policy.gpu_batch_size * policy.num_gpu_batches};
+  for (const auto& s : sequences) {
+    demand.tokens_per_sequence = std::max<int64_t>(demand.tokens_per_sequence, static_cast<int64_t>(s.prompt_tokens.size() + s.tokens.size()) - 1);
+    demand.sweep_tokens += static_cast<int64_t>(s.prompt_tokens.size());
+  }
+  demand.total_tokens = demand.sequences * demand.tokens_per_sequence;
+  demand.least_sweep_tokens = demand.logits = demand.sequences;
+  Offload offload(m, policy, make_memory_plan(m.file(), m.description(), policy, demand, process_memory()), pool, std::move(options));
+  Engine engine(m.description(), offload.weights(), m.tokenizer(), *backends().front(), pool, offload.engine_options());
   for (const auto& s : sequences) {
     Request r;
     r.prompt = s.prompt_tokens;
@@ -52,9 +61,6 @@ TEST_CASE("converted models give HF's greedy tokens, and HF's ids for the prompt
     LanguageModel m(convert(folder, dir));
     CHECK(m.default_kv_dtype() == (m.weight_dtype() == DType::f32 ? DType::f32 : DType::f16));
     ThreadPool pool(2);
-    std::atomic<uint64_t> calls_with_all{0};  // called from several threads
-    m.load_weights(pool, 1_GiB, [&](uint64_t bytes) { calls_with_all += bytes == m.file().weight_bytes(); });
-    CHECK(calls_with_all == 1);
     REQUIRE(m.tokenizer());
     for (const auto& s : g.sequences) CHECK(m.tokenizer()->encode(s.prompt) == s.prompt_tokens);
     const auto got = greedy(m, pool, g.sequences);
@@ -62,16 +68,59 @@ TEST_CASE("converted models give HF's greedy tokens, and HF's ids for the prompt
   }
 }
 
-TEST_CASE("weights that do not fit are refused before anything is read; damage is found while loading", "[engine]") {
+TEST_CASE("tokens are the same wherever weights, cache and activations lie", "[engine][golden]") {
+  for (const char* name : {"golden/prenorm-f16-bin", "golden/postnorm-proj-f16", "golden/head128-bf16-sharded"}) {
+    const Golden g(testing::test_data(name));
+    CAPTURE(g.name);
+    const TempDir dir;
+    const LanguageModel m(convert(testing::test_data(name), dir));
+    ThreadPool pool(2);
+    Policy policy;
+    policy.gpu_batch_size = 2;
+    policy.num_gpu_batches = 2;
+    policy.micro_batch_tokens = 24;
+    const auto check = [&](const Policy& p, OffloadOptions options = {}) {
+      const auto got = greedy(m, pool, g.sequences, p, std::move(options));
+      for (size_t i = 0; i < got.size(); ++i) CHECK(got[i] == g.sequences[i].tokens);
+    };
+    using Shares = Policy::Shares;
+    for (const Shares& shares : {Shares{{0, 1}, {0, 1}, {0, 1}}, Shares{{0, 0.5}, {0, 1}, {0, 1}}, Shares{{0, 0}, {0, 0.5}, {0, 1}}, Shares{{0, 1}, {0, 0}, {0, 1}},
+                                 Shares{{0, 0.3}, {0.2, 0}, {0, 0.5}}, Shares{{0, 0}, {0, 0}, {0, 0}}})
+      for (const bool overlap : {true, false}) {
+        CAPTURE(shares.weights.host, shares.cache.memory(), shares.activations.host, overlap);
+        policy.shares = shares;
+        policy.overlap = overlap;
+        check(policy);
+      }
+    policy.overlap = true;
+    policy.sep_layer = false;
+    policy.verify = Verify::always;
+    check(policy, {.io_engine = "threads"});
+    policy.look_ahead_bytes = 1;
+    policy.verify = Verify::off;
+    check(policy);
+  }
+}
+
+TEST_CASE("a plan that misses memory is refused before anything is read; damage is found while loading", "[engine]") {
   const TempDir dir;
   const std::string path = convert(testing::test_data("golden/prenorm-f16-bin"), dir);
   ThreadPool pool(2);
   {
-    LanguageModel m(path);
-    CHECK_FAULT(m.weights(), Fault::internal, "the weights are not loaded");
-    CHECK_FAULT(m.load_weights(pool, 1000), Fault::space, "are missing");
+    const LanguageModel m(path);
+    Policy policy;
     const std::atomic<bool> stop{true};
-    CHECK_FAULT(m.load_weights(pool, 1_GiB, {}, &stop), Fault::interrupted, "stopped while loading");
+    const auto offload = [&](const std::atomic<bool>* s) {
+      uint64_t last = 0;
+      Offload(m, policy, make_memory_plan(m.file(), m.description(), policy, {}, process_memory()), pool,
+              {.progress = [&](uint64_t bytes) { last = bytes; }, .stop = s});
+      return last;
+    };
+    CHECK(offload(nullptr) == m.file().weight_bytes());
+    CHECK_FAULT(offload(&stop), Fault::interrupted, "stopped while loading");
+    policy.memory_bytes = 10_MiB;
+    CHECK_FAULT(offload(nullptr), Fault::space, "does not fit: found a need of ");
+    CHECK_FAULT(offload(nullptr), Fault::space, " are missing. Give more --memory");
   }
   const uint64_t where = LanguageModel(path).file().blocks()[3].offset + 5;
   {
@@ -81,6 +130,6 @@ TEST_CASE("weights that do not fit are refused before anything is read; damage i
     f.seekp(static_cast<std::streamoff>(where));
     f.put(byte);
   }
-  LanguageModel m(path);
-  CHECK_FAULT(m.load_weights(pool, 1_GiB), Fault::damaged, "weights damaged: tensor '");
+  const LanguageModel m(path);
+  CHECK_FAULT(greedy(m, pool, {}), Fault::damaged, "weights damaged: tensor '");
 }

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cmath>
 #include <functional>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -25,6 +26,9 @@ struct PerplexityOptions {
   int64_t micro_batch_tokens = 512;
   DType kv_dtype = DType::f32;
   uint64_t kv_bytes = 1_GiB;  // budget of the KV cache: as many windows share a sweep as fit, at least one
+  int64_t windows_at_once = 0;      // with kv: windows that share a sweep
+  std::optional<KvOptions> kv = {}; // of a cache that a memory plan counted; then kv_dtype and kv_bytes are not looked at
+  SweepOptions sweep = {};
 };
 
 struct PerplexityResult {
@@ -33,16 +37,20 @@ struct PerplexityResult {
   double perplexity() const { return std::exp(nll); }
 };
 
-// tokens: of the whole text, each in [0, vocab); progress(tokens scored so far). Fault::usage for lengths out of range or
-// a text of fewer than 2 tokens.
-inline PerplexityResult perplexity(const ModelDescription& model, const Backend& backend, ThreadPool& pool, WeightStream& weights,
-                                   std::span<const int32_t> tokens, const PerplexityOptions& o,
-                                   const std::function<void(int64_t)>& progress = {}, const std::atomic<bool>* stop = nullptr) {
+// Fault::usage for lengths out of range or a text of fewer than 2 tokens
+inline void check(const PerplexityOptions& o, const ModelDescription& model, int64_t n_tokens) {
   if (o.max_length < 2 || o.max_length > model.max_positions)
     fail(Fault::usage, "max-length: found {}, allowed 2 to the model's {}", o.max_length, model.max_positions);
   if (o.stride < 1 || o.stride > o.max_length) fail(Fault::usage, "stride: found {}, allowed 1 to max-length, which is {}", o.stride, o.max_length);
+  if (n_tokens < 2) fail(Fault::usage, "the text has {} tokens, at least 2 are needed to score one", n_tokens);
+}
+
+// tokens: of the whole text, each in [0, vocab); progress(tokens scored so far). Errors as check's, and the sweep's.
+inline PerplexityResult perplexity(const ModelDescription& model, const Backend& backend, ThreadPool& pool, WeightStream& weights,
+                                   std::span<const int32_t> tokens, const PerplexityOptions& o,
+                                   const std::function<void(int64_t)>& progress = {}, const std::atomic<bool>* stop = nullptr) {
   const auto n = static_cast<int64_t>(tokens.size());
-  if (n < 2) fail(Fault::usage, "the text has {} tokens, at least 2 are needed to score one", n);
+  check(o, model, n);
 
   struct Window {
     int64_t begin, end, first_scored;
@@ -56,9 +64,10 @@ inline PerplexityResult perplexity(const ModelDescription& model, const Backend&
 
   const KvLayout layout{o.kv_dtype, model.n_kv_heads, model.head_dim, kAttentionBlock};
   const auto window_bytes = static_cast<uint64_t>(2 * model.n_layers * div_up(o.max_length, layout.page_tokens)) * round_up<uint64_t>(layout.page_bytes(), 4096);
-  const auto at_once = std::clamp<uint64_t>(o.kv_bytes / window_bytes, 1, static_cast<uint64_t>(o.gpu_batch_size * o.num_gpu_batches));
-  KvStore cache(model.n_layers, layout, at_once * window_bytes);
-  Sweep sweep(model, backend, {&pool, nullptr}, weights, cache);
+  const auto at_once = o.kv ? static_cast<uint64_t>(std::max<int64_t>(1, o.windows_at_once))
+                            : std::clamp<uint64_t>(o.kv_bytes / window_bytes, 1, static_cast<uint64_t>(o.gpu_batch_size * o.num_gpu_batches));
+  KvStore cache(o.kv ? *o.kv : KvOptions::in_memory(model.n_layers, layout, at_once * window_bytes));
+  Sweep sweep(model, backend, {&pool, nullptr}, weights, cache, o.sweep);
 
   PerplexityResult result;
   double total = 0;

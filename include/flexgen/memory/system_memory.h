@@ -75,4 +75,11 @@ inline uint64_t available_memory(const std::string& root = "/") {
   return room;
 }
 
+// Bytes of this process that are in memory now; 0 where the system does not say
+inline uint64_t resident_memory(const std::string& root = "/") {
+  std::istringstream pages(detail::read_small_file(root + "proc/self/statm"));  // "size resident shared ..."
+  uint64_t size = 0, resident = 0;
+  return pages >> size >> resident ? resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)) : 0;
+}
+
 }  // namespace flexgen

@@ -22,10 +22,11 @@ namespace flexgen {
 
 // What is to be run, at most
 struct Demand {
-  int64_t sequences = 1;            // at a time
+  int64_t sequences = 1;            // in the KV cache at a time
   int64_t tokens_per_sequence = 1;  // of the longest, in the KV cache
   int64_t total_tokens = 1;         // of all sequences at a time, in the KV cache
   int64_t sweep_tokens = 1;         // that a sweep could carry: all that is not computed yet
+  int64_t least_sweep_tokens = 1;   // that it must be able to carry
   int64_t logits = 1;               // rows that a sweep could be asked for
 };
 
@@ -133,7 +134,7 @@ class MemoryPlanner {
     const bool on_disk = plan_.activation_share < 1;
     const int64_t wanted = std::min(demand_.sweep_tokens, kMostSweepTokens), per_token = static_cast<int64_t>(scratch_bytes(program_, 1) + hidden_bytes(program_, 1));
     const auto room = static_cast<int64_t>(std::min(kActivationBytes, std::max<uint64_t>(plan_.budget_bytes / 16, 8_MiB)));
-    plan_.sweep_tokens = on_disk ? wanted : std::min(wanted, std::max({room / per_token, std::min(demand_.sequences, wanted), int64_t{1}}));
+    plan_.sweep_tokens = on_disk ? wanted : std::min(wanted, std::max({room / per_token, std::min(demand_.least_sweep_tokens, wanted), int64_t{1}}));
     const int64_t micro_batch = std::min(policy_.micro_batch_tokens, plan_.sweep_tokens);
     if (on_disk) {
       // a cut that leaves a remainder may make one micro-batch more
