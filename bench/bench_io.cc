@@ -86,7 +86,7 @@ int run(const Options& o) {
     if (chunks.back() == 0 || chunks.back() % kIoAlign != 0) fail(Fault::usage, "--chunks: found '{}', allowed multiples of 4 KiB", printable(c));
   }
   for (const size_t c : chunks)
-    for (const int d : o.depths) most = std::max(most, 2 * c * static_cast<size_t>(d));
+    for (const int d : o.depths) most = std::max(most, read_buffers(d) * c);
   std::unique_ptr<ScratchFile> scratch;
   if (o.file.empty()) scratch = std::make_unique<ScratchFile>(o.folder, parse_bytes(o.size));
   const std::string path = o.file.empty() ? scratch->path() : o.file;
@@ -123,7 +123,7 @@ int run(const Options& o) {
       Series fio;
       for (int i = 0; i < o.repeat; ++i) {
         for (Row& row : ours)
-          row.series.add(engine_read_speed(*row.engine, file, arena.memory().first(2 * chunk * static_cast<size_t>(depth)), chunk, o.seconds));
+          row.series.add(engine_read_speed(*row.engine, file, arena.memory().first(read_buffers(depth) * chunk), chunk, o.seconds));
         if (const auto s = fio_read_speed(path, file.size(), chunk, depth, o.seconds, fio_note)) fio.add(*s);
       }
       const bool beside = fio.speed.size() == static_cast<size_t>(o.repeat);

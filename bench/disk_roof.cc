@@ -128,9 +128,9 @@ DiskRoof measure_disk_roof(const std::string& path, double seconds) {
   std::string why_not;
   if (const auto fio = fio_read_speed(path, file.size(), chunk, kRoofDepth, seconds, why_not))
     return {fio->bytes_per_s, fmt::format("fio, io_uring, {} x {}, huge pages", format_bytes(chunk), kRoofDepth)};
-  Arena arena(2 * kRoofDepth * chunk);
+  const Arena arena(read_buffers(kRoofDepth) * chunk);
   const auto engine = make_io_engine({.limits = {.bytes_in_flight = kRoofDepth * chunk, .piece_bytes = chunk, .depth = kRoofDepth}, .memory = arena.memory()});
-  const ReadSpeed speed = engine_read_speed(*engine, file, arena.memory(), chunk, seconds);
+  const ReadSpeed speed = engine_read_speed(*engine, file, arena.memory().first(read_buffers(kRoofDepth) * chunk), chunk, seconds);
   return {speed.bytes_per_s, fmt::format("our own {}, {} x {}{}: {}", engine->name(), format_bytes(chunk), kRoofDepth, file.direct() ? "" : ", page cache", why_not)};
 }
 

@@ -3,6 +3,7 @@
 // with direct reads into huge pages; where fio or free huge pages are missing, our own engine does, and the result says so.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -29,6 +30,10 @@ struct ReadSpeed {
 
 // fio on the same file with the same chunk and depth. nullopt where it cannot run; why_not then says why, and what would help.
 std::optional<ReadSpeed> fio_read_speed(const std::string& path, uint64_t file_bytes, size_t chunk, int depth, double seconds, std::string& why_not);
+
+// Buffers for engine_read_speed: those in flight and a few to be asked for next. Twice as many would fall out of the cache that a
+// virtual disk's host copies into, at 0.95 of the speed; fio has no more than those in flight.
+constexpr size_t read_buffers(int depth) { return static_cast<size_t>(depth) + std::max<size_t>(1, static_cast<size_t>(depth) / 4); }
 
 // Reads the file from its beginning, again and again, in requests of chunk bytes; memory holds at least 2 of them, and as many are
 // asked for at once as it holds. The file holds at least one chunk.
