@@ -7,6 +7,7 @@
 
 #include "kernels/registry.h"
 #include "support/errors.h"
+#include "support/fake_io_engine.h"
 #include "support/golden.h"
 
 using namespace flexgen;
@@ -163,6 +164,41 @@ TEST_CASE("a small cache makes requests wait, not fail; one that can never fit i
   CHECK_THAT(refused.error, Catch::Contains("its KV cache needs") && Catch::Contains("Lower max_new_tokens"));
   CHECK(b.engine.statistics().requests_failed == 1);
   CHECK(b.engine.statistics().peak_kv_bytes <= o.kv_bytes);
+}
+
+TEST_CASE("a cache on disk waits for room as one in memory does, and changes no token", "[engine]") {
+  const Golden g(kSmall);
+  const KvLayout layout{DType::f32, g.model().n_kv_heads, g.model().head_dim, 32};
+  for (const double share : {0.0, 0.5}) {
+    CAPTURE(share);
+    // two of the five sequences at a time
+    const KvRequirement r = kv_requirement({g.model().n_layers, layout, 2, 64, 2, 16, share, true, 0});
+    const Fd file = testing::spill_file(r.disk_bytes());
+    testing::FakeIoEngine io;
+    EngineOptions o;
+    o.kv = KvOptions::planned(g.model().n_layers, layout, r, share, true);
+    o.kv->io = &io;
+    o.kv->spill_fd = file.get();
+    o.gpu_batch_size = 2;
+    o.micro_batch_tokens = 16;
+    Bench b(kSmall, o);
+    for (size_t i = 0; i < b.golden.sequences.size(); ++i) b.engine.submit(b.greedy(i));
+    Request samples = b.greedy(0);
+    samples.settings.num_return_sequences = 2;
+    b.engine.submit(samples);
+    const Answers answers = b.run();
+    for (size_t i = 0; i < b.golden.sequences.size(); ++i) CHECK(answers.at({i + 1, 0}).tokens == b.golden.sequences[i].tokens);
+    for (int k = 0; k < 2; ++k) {
+      const Answer& a = answers.at({b.golden.sequences.size() + 1, k});
+      CHECK((a.reason == FinishReason::error ? a.error.find("its KV cache needs") != std::string::npos : a.tokens == b.golden.sequences[0].tokens));
+      if (a.last) break;
+    }
+    const KvStatistics kv = b.engine.kv_statistics();
+    CHECK(kv.bytes_written > 0);
+    CHECK(kv.bytes_read > 0);
+    CHECK(kv.memory_bytes + kv.disk_bytes == 0);
+    CHECK(kv.peak_disk_bytes > 0);
+  }
 }
 
 TEST_CASE("requests that cannot be served say why; the others go on", "[engine]") {
