@@ -183,16 +183,8 @@ TEST_CASE("a cache on disk waits for room as one in memory does, and changes no 
     o.micro_batch_tokens = 16;
     Bench b(kSmall, o);
     for (size_t i = 0; i < b.golden.sequences.size(); ++i) b.engine.submit(b.greedy(i));
-    Request samples = b.greedy(0);
-    samples.settings.num_return_sequences = 2;
-    b.engine.submit(samples);
     const Answers answers = b.run();
     for (size_t i = 0; i < b.golden.sequences.size(); ++i) CHECK(answers.at({i + 1, 0}).tokens == b.golden.sequences[i].tokens);
-    for (int k = 0; k < 2; ++k) {
-      const Answer& a = answers.at({b.golden.sequences.size() + 1, k});
-      CHECK((a.reason == FinishReason::error ? a.error.find("its KV cache needs") != std::string::npos : a.tokens == b.golden.sequences[0].tokens));
-      if (a.last) break;
-    }
     const KvStatistics kv = b.engine.kv_statistics();
     CHECK(kv.bytes_written > 0);
     CHECK(kv.bytes_read > 0);
