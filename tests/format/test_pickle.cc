@@ -10,7 +10,7 @@ using namespace flexgen::testing;
 namespace {
 
 std::string proto(char version, const std::string& body) { return cat("\x80", std::string(1, version), body, "."); }
-Pickle read(const std::string& body) { return Pickle::recognise(proto(2, body), "p"); }
+Pickle recognise(const std::string& body) { return Pickle::recognise(proto(2, body), "p"); }
 
 // a value as Python would print it
 std::string show(const Pickle& p, PickleValue v) {
@@ -52,7 +52,7 @@ std::string show(const Pickle& p, PickleValue v) {
   return "?";
 }
 std::string show(const std::string& body) {
-  const Pickle p = read(body);
+  const Pickle p = recognise(body);
   return show(p, p.root());
 }
 
@@ -165,7 +165,7 @@ TEST_CASE("broken pickles are refused with the byte", "[format]") {
   };
   for (const Case& c : cases) {
     INFO(c.message);
-    CHECK_FAULT(read(c.body), Fault::checkpoint, c.message);
+    CHECK_FAULT(recognise(c.body), Fault::checkpoint, c.message);
   }
   CHECK_FAULT(Pickle::recognise("N.", "p"), Fault::checkpoint, "p: not a pickle of protocol 2 to 5: found 0x4e at byte 0, allowed 0x80");
   CHECK_FAULT(Pickle::recognise(proto(1, "N"), "p"), Fault::checkpoint, "p: pickle protocol: found 1, allowed 2 to 5");

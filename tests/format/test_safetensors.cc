@@ -10,12 +10,12 @@ using namespace flexgen::testing;
 
 namespace {
 
-std::vector<StoredTensor> read(const std::string& bytes) { return read_safetensors(memory_file(bytes, "m.safetensors"), 0); }
+std::vector<StoredTensor> tensors_of(const std::string& bytes) { return read_safetensors(memory_file(bytes, "m.safetensors"), 0); }
 
 }  // namespace
 
 TEST_CASE("every dtype, scalars and empty tensors", "[format]") {
-  const auto t = read(safetensors_file(R"({"__metadata__":{"format":"pt"},"b":{"dtype":"F16","shape":[2,3],"data_offsets":[4,16]},
+  const auto t = tensors_of(safetensors_file(R"({"__metadata__":{"format":"pt"},"b":{"dtype":"F16","shape":[2,3],"data_offsets":[4,16]},
     "a":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"e":{"dtype":"BF16","shape":[0,7],"data_offsets":[16,16]},
     "i":{"dtype":"I64","shape":[1],"data_offsets":[16,24]},"q":{"dtype":"F4","shape":[3,2],"data_offsets":[24,27]},
     "r":{"dtype":"F6_E3M2","shape":[4],"data_offsets":[27,30]}}   )",
@@ -37,7 +37,7 @@ TEST_CASE("every dtype, scalars and empty tensors", "[format]") {
   CHECK(t[3].dtype_name == "i64");
   CHECK_NOTHROW(require_readable(t[1], "f"));
   CHECK_FAULT(require_readable(t[3], "f"), Fault::checkpoint, "f: tensor 'i': data type: found i64, allowed f32, f16 or bf16.");
-  CHECK(read(safetensors_file("{}")).empty());
+  CHECK(tensors_of(safetensors_file("{}")).empty());
 }
 
 TEST_CASE("a header that contradicts itself or the file is refused", "[format]") {
@@ -112,7 +112,7 @@ TEST_CASE("a header that contradicts itself or the file is refused", "[format]")
   };
   for (const Case& c : cases) {
     INFO(c.message);
-    CHECK_FAULT(read(c.bytes), Fault::checkpoint, c.message);
+    CHECK_FAULT(tensors_of(c.bytes), Fault::checkpoint, c.message);
   }
 }
 
@@ -126,6 +126,6 @@ TEST_CASE("a header above the limit is refused before it is read", "[format]") {
 
 TEST_CASE("every truncation of a good file is noticed", "[format]") {
   const std::string good = safetensors_file(R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", "12345678");
-  CHECK(read(good).size() == 1);
-  for (size_t n = 0; n < good.size(); ++n) CHECK_FAULT(read(good.substr(0, n)), Fault::checkpoint, "m.safetensors: ");
+  CHECK(tensors_of(good).size() == 1);
+  for (size_t n = 0; n < good.size(); ++n) CHECK_FAULT(tensors_of(good.substr(0, n)), Fault::checkpoint, "m.safetensors: ");
 }

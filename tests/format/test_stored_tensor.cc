@@ -9,11 +9,11 @@ using namespace flexgen;
 
 namespace {
 
-StoredTensor tensor(Shape shape, std::vector<int64_t> strides) { return {"w", DType::f16, "f16", std::move(shape), std::move(strides)}; }
+StoredTensor half_tensor(Shape shape, std::vector<int64_t> strides) { return {"w", DType::f16, "f16", std::move(shape), std::move(strides)}; }
 
 // places a tensor in a storage of 100 f16 elements at byte 1000 of the file
 StoredTensor placed(Shape shape, std::vector<int64_t> strides, int64_t first) {
-  StoredTensor t = tensor(std::move(shape), std::move(strides));
+  StoredTensor t = half_tensor(std::move(shape), std::move(strides));
   place_in_storage(t, 1000, 100, 2, first, "f");
   return t;
 }
@@ -21,18 +21,18 @@ StoredTensor placed(Shape shape, std::vector<int64_t> strides, int64_t first) {
 }  // namespace
 
 TEST_CASE("contiguous is what one read gives", "[format]") {
-  CHECK(tensor({2, 3}, {3, 1}).contiguous());
-  CHECK(tensor({}, {}).contiguous());
-  CHECK(tensor({5}, {1}).contiguous());
-  CHECK(tensor({1, 3}, {77, 1}).contiguous());  // the stride of a dimension of one is never used
-  CHECK(tensor({3, 1}, {1, 77}).contiguous());
-  CHECK(tensor({0, 3}, {1, 1}).contiguous());
-  CHECK_FALSE(tensor({2, 3}, {1, 2}).contiguous());
-  CHECK_FALSE(tensor({2, 3}, {4, 1}).contiguous());
-  CHECK_FALSE(tensor({2, 3}, {0, 1}).contiguous());
-  CHECK_FALSE(tensor({5}, {2}).contiguous());
-  CHECK(tensor({2, 3}, {3, 1}).bytes() == 12);
-  CHECK(tensor({}, {}).bytes() == 2);
+  CHECK(half_tensor({2, 3}, {3, 1}).contiguous());
+  CHECK(half_tensor({}, {}).contiguous());
+  CHECK(half_tensor({5}, {1}).contiguous());
+  CHECK(half_tensor({1, 3}, {77, 1}).contiguous());  // the stride of a dimension of one is never used
+  CHECK(half_tensor({3, 1}, {1, 77}).contiguous());
+  CHECK(half_tensor({0, 3}, {1, 1}).contiguous());
+  CHECK_FALSE(half_tensor({2, 3}, {1, 2}).contiguous());
+  CHECK_FALSE(half_tensor({2, 3}, {4, 1}).contiguous());
+  CHECK_FALSE(half_tensor({2, 3}, {0, 1}).contiguous());
+  CHECK_FALSE(half_tensor({5}, {2}).contiguous());
+  CHECK(half_tensor({2, 3}, {3, 1}).bytes() == 12);
+  CHECK(half_tensor({}, {}).bytes() == 2);
 }
 
 TEST_CASE("the last element decides whether a view fits", "[format]") {

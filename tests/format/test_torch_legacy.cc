@@ -12,7 +12,7 @@ using namespace flexgen::testing::pickle;
 
 namespace {
 
-std::vector<StoredTensor> read(const std::string& bytes) { return read_torch(memory_file(bytes), 0); }
+std::vector<StoredTensor> read_legacy_bin(const std::string& bytes) { return read_torch(memory_file(bytes), 0); }
 
 std::string stored(const std::string& bytes, int64_t numel) { return cat(le(numel), bytes); }
 
@@ -24,7 +24,7 @@ TEST_CASE("storages and their views in files from before 1.6", "[format]") {
   const std::string object =
       whole(dict({{"x", tensor(a, 0, {2, 3}, {3, 1})}, {"y", tensor(a, 1, {2}, {3})}, {"z", tensor(view, 1, {2, 2}, {2, 1})}}));
   const std::string bytes = legacy_head() + object + key_list({"b", "a"}) + stored(std::string(40, 'b'), 10) + stored(std::string(12, 'a'), 6);
-  const auto ts = read(bytes);
+  const auto ts = read_legacy_bin(bytes);
   REQUIRE(ts.size() == 3);
   const size_t at_b = place_of(bytes, std::string(40, 'b')), at_a = place_of(bytes, std::string(12, 'a'));
   CHECK(ts[0].name == "x");
@@ -39,7 +39,7 @@ TEST_CASE("storages and their views in files from before 1.6", "[format]") {
 
   for (size_t n = 0; n < bytes.size(); ++n) {
     INFO(n);
-    CHECK_FAULT(read(bytes.substr(0, n)), Fault::checkpoint, "model.bin: ");
+    CHECK_FAULT(read_legacy_bin(bytes.substr(0, n)), Fault::checkpoint, "model.bin: ");
   }
 }
 
@@ -49,7 +49,7 @@ TEST_CASE("a pickle longer than the first window", "[format]") {
     many.emplace_back(cat("a rather long name of a tensor ", std::to_string(i)), tensor(legacy_storage("HalfStorage", "a", 6), 0, {6}, {1}));
   const std::string object = whole(dict(many));
   REQUIRE(object.size() > 128 << 10);
-  CHECK(read(legacy_head() + object + key_list({"a"}) + stored(std::string(12, 'a'), 6)).size() == 2000);
+  CHECK(read_legacy_bin(legacy_head() + object + key_list({"a"}) + stored(std::string(12, 'a'), 6)).size() == 2000);
 }
 
 TEST_CASE("a broken legacy file is refused", "[format]") {
@@ -93,6 +93,6 @@ TEST_CASE("a broken legacy file is refused", "[format]") {
   };
   for (const Case& c : cases) {
     INFO(c.message);
-    CHECK_FAULT(read(c.bytes), Fault::checkpoint, c.message);
+    CHECK_FAULT(read_legacy_bin(c.bytes), Fault::checkpoint, c.message);
   }
 }

@@ -15,12 +15,12 @@ using namespace flexgen::testing::pickle;
 
 namespace {
 
-std::vector<StoredTensor> read(const std::string& bytes) { return read_torch_zip(memory_file(bytes), 3); }
+std::vector<StoredTensor> read_zip_bin(const std::string& bytes) { return read_torch_zip(memory_file(bytes), 3); }
 
 // a .bin with one storage "0" of 24 bytes and this as its pickled object
 std::string with_object(const std::string& object) { return zip_bin(whole(object), {{"0", std::string(24, 's')}}); }
 std::string with_tensor(const std::string& tensor) { return with_object(dict({{"w", tensor}})); }
-const std::string kStorage = storage("HalfStorage", "0", 12);
+const std::string kHalves = storage("HalfStorage", "0", 12);
 
 }  // namespace
 
@@ -35,7 +35,7 @@ TEST_CASE("views, transposes, shared and empty storages", "[format]") {
                                                 {"empty", tensor(none, 0, {0, 8}, {8, 1})},
                                                 {"one", tensor(half, 0, {1, 12}, {999, 1})}})),
                                     {{"0", std::string(24, 'h')}, {"big", std::string(10, 'b')}, {"none", ""}});
-  const auto ts = read(bytes);
+  const auto ts = read_zip_bin(bytes);
   const std::string h(24, 'h');
   const size_t at = place_of(bytes, h);
   const auto find = [&](const std::string& name) {
@@ -66,7 +66,7 @@ TEST_CASE("views, transposes, shared and empty storages", "[format]") {
 }
 
 TEST_CASE("a broken .bin is refused", "[format]") {
-  const std::string t = tensor(kStorage, 0, {12}, {1});
+  const std::string t = tensor(kHalves, 0, {12}, {1});
   const std::string pickled = whole(dict({{"w", t}}));
   const auto items = [&](std::vector<ZipItem> i) { return zip_file(i, {.zip64 = true}); };
   const std::string bytes24(24, 's');
@@ -107,34 +107,34 @@ TEST_CASE("a broken .bin is refused", "[format]") {
        "storage 'm/data/0': found 24 bytes, allowed 18,446,744,073,709,551,614"},
       {with_tensor(tensor(storage("FloatStorage", "0", INT64_MAX), 0, {12}, {1})), "overflows 64 bits"},
       {with_tensor(tensor(storage("HalfStorage", "0", -1), 0, {12}, {1})), "damaged pickle: storage id: found "},
-      {with_tensor(tensor(kStorage, 1, {12}, {1})),
+      {with_tensor(tensor(kHalves, 1, {12}, {1})),
        "tensor 'w': reaches element 12 of a storage of 12: shape [12], strides [1], offset 1. The file is damaged"},
-      {with_tensor(tensor(kStorage, -1, {12}, {1})), "tensor 'w': storage offset: found -1, allowed 0 and above"},
-      {with_tensor(tensor(kStorage, 0, {3, 4}, {5, 1})), "tensor 'w': reaches element 13 of a storage of 12"},
-      {with_tensor(tensor(kStorage, 11, {12}, {-1})), "tensor 'w': stride: found -1, allowed 0 and above"},
-      {with_tensor(tensor(kStorage, 0, {3, 4}, {1})), "tensor 'w': found 1 strides, allowed one for each of 2 dimensions"},
-      {with_tensor(tensor(kStorage, 0, {-3}, {1})), "tensor 'w': dimension 0: found -3, allowed a whole number from 0"},
-      {with_tensor(tensor(kStorage, 0, {1000000000000}, {0})),
+      {with_tensor(tensor(kHalves, -1, {12}, {1})), "tensor 'w': storage offset: found -1, allowed 0 and above"},
+      {with_tensor(tensor(kHalves, 0, {3, 4}, {5, 1})), "tensor 'w': reaches element 13 of a storage of 12"},
+      {with_tensor(tensor(kHalves, 11, {12}, {-1})), "tensor 'w': stride: found -1, allowed 0 and above"},
+      {with_tensor(tensor(kHalves, 0, {3, 4}, {1})), "tensor 'w': found 1 strides, allowed one for each of 2 dimensions"},
+      {with_tensor(tensor(kHalves, 0, {-3}, {1})), "tensor 'w': dimension 0: found -3, allowed a whole number from 0"},
+      {with_tensor(tensor(kHalves, 0, {1000000000000}, {0})),
        "tensor 'w': strides [0] make 1000000000000 elements out of 12 stored ones; allowed where that is at most 64.0 MiB"},
-      {with_tensor(tensor(kStorage, 0, {1000000000000}, {INT64_MAX})), "tensor 'w': strides [9223372036854775807] overflow 64 bits"},
-      {with_tensor(tensor(kStorage, 0, {1ll << 40, 1ll << 40}, {0, 0})), "tensor 'w': shape [1099511627776, 1099511627776] overflows 64 bits"},
-      {with_tensor(tensor(kStorage, 0, std::vector<int64_t>(9, 1), std::vector<int64_t>(9, 1))), "tensor 'w': shape: found 9 numbers, allowed 8"},
+      {with_tensor(tensor(kHalves, 0, {1000000000000}, {INT64_MAX})), "tensor 'w': strides [9223372036854775807] overflow 64 bits"},
+      {with_tensor(tensor(kHalves, 0, {1ll << 40, 1ll << 40}, {0, 0})), "tensor 'w': shape [1099511627776, 1099511627776] overflows 64 bits"},
+      {with_tensor(tensor(kHalves, 0, std::vector<int64_t>(9, 1), std::vector<int64_t>(9, 1))), "tensor 'w': shape: found 9 numbers, allowed 8"},
       {with_tensor(tensor("N", 0, {12}, {1})), "damaged pickle: tensor 'w': found None in the place of its storage"},
       {with_tensor(tensor(tuple({text("module"), "N"}) + "Q", 0, {12}, {1})),
        "damaged pickle: tensor 'w': found a storage in the place of its storage"},
-      {with_tensor(call(global("torch._utils", "_rebuild_tensor_v2"), tuple({kStorage}))),
+      {with_tensor(call(global("torch._utils", "_rebuild_tensor_v2"), tuple({kHalves}))),
        "damaged pickle: tensor 'w': 1 arguments of torch._utils._rebuild_tensor_v2"},
-      {with_tensor(call(global("torch._utils", "_rebuild_tensor_v2"), tuple({kStorage, "N", numbers({12}), numbers({1})}))),
+      {with_tensor(call(global("torch._utils", "_rebuild_tensor_v2"), tuple({kHalves, "N", numbers({12}), numbers({1})}))),
        "damaged pickle: tensor 'w': storage offset: found None, allowed a number"},
-      {with_tensor(call(global("torch._utils", "_rebuild_tensor_v2"), tuple({kStorage, number(0), text("12"), numbers({1})}))),
+      {with_tensor(call(global("torch._utils", "_rebuild_tensor_v2"), tuple({kHalves, number(0), text("12"), numbers({1})}))),
        "damaged pickle: tensor 'w': shape: found a text, allowed a tuple of numbers"},
-      {with_tensor(call(global("torch._utils", "_rebuild_tensor_v2"), tuple({kStorage, number(0), numbers({12}), tuple({"N"})}))),
+      {with_tensor(call(global("torch._utils", "_rebuild_tensor_v2"), tuple({kHalves, number(0), numbers({12}), tuple({"N"})}))),
        "damaged pickle: tensor 'w': strides: found None, allowed a number"},
       {with_tensor(call(global("torch._utils", "_rebuild_parameter"), tuple({"N"}))), "damaged pickle: tensor 'w': found None, allowed a tensor"},
   };
   for (const Case& c : cases) {
     INFO(c.message);
-    CHECK_FAULT(read(c.bytes), Fault::checkpoint, c.message);
+    CHECK_FAULT(read_zip_bin(c.bytes), Fault::checkpoint, c.message);
   }
 }
 

@@ -15,8 +15,8 @@ using namespace flexgen;
 
 namespace {
 
-// From here on this process gets that error from a system call. false: filters are not allowed either
-bool forbid(long call, int error) {
+// From here on this process gets that error from a system call. false: filters are not allowed either. Unused under tsan
+[[maybe_unused]] bool forbid(long call, int error) {
   sock_filter program[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(call), 0, 1),
                            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | static_cast<uint32_t>(error)), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
   const sock_fprog filter{4, program};

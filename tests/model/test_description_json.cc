@@ -17,7 +17,7 @@ nlohmann::json changed(const char* key, nlohmann::json value) {
   return j;
 }
 
-ModelDescription tiny() {
+ModelDescription tiny_description() {
   ModelDescription m;
   m.n_layers = 1, m.width = 8, m.ffn = 16, m.n_heads = m.n_kv_heads = 2, m.head_dim = 4, m.vocab = 10, m.embed_width = 8, m.max_positions = 6, m.position_offset = 2;
   return m;
@@ -72,7 +72,7 @@ TEST_CASE("a description that cannot be is refused", "[model]") {
 TEST_CASE("a file must hold exactly what its description asks for", "[model]") {
   const testing::TempDir dir;
   const std::string path = dir / "m.flex";
-  const ModelDescription m = tiny();
+  const ModelDescription m = tiny_description();
   const auto write = [&](const ModelDescription& described, std::vector<PlannedRecord> stored) {
     testing::write_small_model(path, nlohmann::json{{"model", to_json(described)}}.dump(), 4096, std::move(stored));
     return ModelFile::open(path);

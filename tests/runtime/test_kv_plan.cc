@@ -6,9 +6,9 @@
 using namespace flexgen;
 
 namespace {
-const KvLayout kLayout{DType::f16, 32, 128, 32};  // OPT-6.7B: 256 KiB pages
+const KvLayout kOptLayout{DType::f16, 32, 128, 32};  // OPT-6.7B: 256 KiB pages
 
-KvDemand demand(double share) { return {32, kLayout, 128, 160, 32, 512, share}; }
+KvDemand demand(double share) { return {32, kOptLayout, 128, 160, 32, 512, share}; }
 }  // namespace
 
 TEST_CASE("a cache in memory takes its pages and nothing else", "[runtime]") {

@@ -16,15 +16,15 @@ struct Page {
   bool memory;
 };
 
-constexpr int64_t kLayers = 6;
+constexpr int64_t kShareLayers = 6;
 constexpr SequenceId kSequences = 8;
 
 // what a share keeps of the pages that decoding makes: layer by layer, in it sequence by sequence, K and V of each
 struct Tally {
-  explicit Tally(double s, int rounds) : wanted(s), share(s, kLayers) {
+  explicit Tally(double s, int rounds) : wanted(s), share(s, kShareLayers) {
     for (SequenceId q = 0; q < kSequences; ++q) share.open(q);
     for (int r = 0; r < rounds; ++r)
-      for (int64_t layer = 0; layer < kLayers; ++layer)
+      for (int64_t layer = 0; layer < kShareLayers; ++layer)
         for (SequenceId q = 0; q < kSequences; ++q)
           for (int kind = 0; kind < 2; ++kind) add(layer, q);
   }
@@ -57,7 +57,7 @@ TEST_CASE("the share is kept to within a page, in each sequence and each layer t
     for (const int rounds : {1, 2, 16}) {
       CAPTURE(share, rounds);
       const Tally t(share, rounds);
-      CHECK(t.worst([](const Page& p) { return p.layer; }, kLayers) < 3);
+      CHECK(t.worst([](const Page& p) { return p.layer; }, kShareLayers) < 3);
       CHECK(t.worst([](const Page& p) { return static_cast<int64_t>(p.sequence); }, kSequences) < 3);
       if (share == 0 || share == 1) CHECK(t.share.in_memory() == static_cast<int64_t>(share) * t.share.full());
     }
@@ -78,9 +78,9 @@ TEST_CASE("when pages go, the next ones make up for it", "[runtime]") {
   t.share.forget(3);  // a sequence that is gone counts no more
   const int64_t memory = t.share.in_memory(), full = t.share.full();
   for (int i = 0; i < 100; ++i) {
-    const bool stays = t.share.stays(i % kLayers, 3);
+    const bool stays = t.share.stays(i % kShareLayers, 3);
     CHECK(stays);
-    t.share.count(i % kLayers, 3, stays, 1);
+    t.share.count(i % kShareLayers, 3, stays, 1);
   }
   CHECK(t.share.in_memory() == memory + 100);
   CHECK(t.share.full() == full + 100);
