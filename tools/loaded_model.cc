@@ -53,7 +53,7 @@ std::string model_file_for(const std::string& model) {
 
 nlohmann::json generation_config(const std::string& model) {
   const auto from_config = [](nlohmann::json config) {
-    if (config.is_object() && !config.contains("eos_token_id")) config["eos_token_id"] = 2;
+    if (config.is_object() && !config.contains("eos_token_id")) config["eos_token_id"] = 2u;
     return config;
   };
   if (is_folder(model)) {

@@ -14,8 +14,6 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
@@ -33,6 +31,7 @@
 #include "flexgen/base/bytes.h"
 #include "flexgen/base/error.h"
 #include "flexgen/base/handle.h"
+#include "flexgen/base/xxhash.h"
 #include "flexgen/format/json.h"
 #include "flexgen/io/file.h"
 #include "tools/interrupt.h"

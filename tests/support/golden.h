@@ -44,6 +44,7 @@ class CheckpointWeights final : public WeightStream {
     for (size_t i = 0; i < order.head_passes; ++i) announce(order.head);
   }
 
+  size_t at_once() const override { return SIZE_MAX; }
   size_t n_blocks(TensorRef t) const override { return at(t).blocks.size(); }
   WeightView acquire(TensorRef t, size_t first, size_t last) override {
     REQUIRE(first < last);

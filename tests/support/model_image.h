@@ -3,12 +3,11 @@
 // about the change is not "damaged".
 #pragma once
 
-#include <xxhash.h>
-
 #include <cstring>
 #include <string>
 #include <string_view>
 
+#include "flexgen/base/xxhash.h"
 #include "flexgen/format/model_file.h"
 #include "support/memory_file.h"
 

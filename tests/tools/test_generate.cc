@@ -481,3 +481,13 @@ TEST_CASE("the help names every option, its default and the exit codes") {
   for (const char* word : {"--prompt-file", "--max-new-tokens N", "[128]", "--top-k K", "[50]", "--num-return-sequences", "--stats-json", "Examples:", "Exit codes:", "130 interrupted"})
     CHECK_THAT(r.out, Catch::Contains(word));
 }
+
+TEST_CASE("a model whose config names no end token has OPT's", "[tools]") {
+  const TempDir dir;
+  std::ofstream(dir / "config.json") << R"({"model_type": "opt", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 64,
+    "vocab_size": 96, "max_position_embeddings": 64, "word_embed_proj_dim": 64, "do_layer_norm_before": true, "activation_function": "relu"})";
+  REQUIRE(run_flexgen({"synth", "--like", dir / "config.json", "-o", dir / "m.flex"}).exit == 0);
+  const RunResult r = run_flexgen({"generate", "--model", dir / "m.flex", "--prompt-tokens", "2,5,9", "--max-new-tokens", "4", "--json"});
+  INFO(r.err);
+  CHECK(r.exit == 0);
+}

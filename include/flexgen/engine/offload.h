@@ -42,7 +42,8 @@ class Offload {
     if (plan_.hidden_disk_bytes > 0) hidden_spill_.emplace(SpillFile::create(options.spill_folder, plan_.hidden_disk_bytes));
     arena_ = Arena(plan_.arena_bytes(), policy.pin_weight ? options.pinner : nullptr);
     cut();
-    io_ = make_io_engine({.engine = options.io_engine, .memory = arena_.memory(), .faults = std::move(options.faults), .trace = options.trace});
+    // resident weights are read once: pinning them for the ring would cost the kernel more than it saves
+    io_ = make_io_engine({.engine = options.io_engine, .memory = arena_.memory().subspan(MemoryPlan::piece(plan_.weights.resident_bytes())), .faults = std::move(options.faults), .trace = options.trace});
     weights_ = std::make_unique<TieredWeights>(model.file(), plan_.weights, resident_, ring_, rows_, *io_, pool,
                                                TieredWeightsOptions{.verify = policy.verify, .look_ahead = policy.overlap, .fd = file_.fd(), .trace = options.trace,
                                                                     .progress = std::move(options.progress), .stop = options.stop});

@@ -4,8 +4,6 @@
 // read. Nothing in the file is trusted: counts are held against the bytes that are there before memory is asked for.
 #pragma once
 
-#include <xxhash.h>
-
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <span>
@@ -14,6 +12,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "flexgen/base/xxhash.h"
 #include "flexgen/format/file_plan.h"
 #include "flexgen/format/json.h"
 #include "flexgen/io/file.h"

@@ -3,8 +3,6 @@
 // and writing overlap, and memory is a few blocks whatever the model's size. The header goes last, after everything else is on the disk.
 #pragma once
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -14,6 +12,7 @@
 #include <vector>
 
 #include "flexgen/base/thread_pool.h"
+#include "flexgen/base/xxhash.h"
 #include "flexgen/format/file_plan.h"
 #include "flexgen/format/output_file.h"
 #include "flexgen/memory/buffer.h"

@@ -3,8 +3,6 @@
 // through a few blocks of memory, whatever the model's size and however the checkpoint stores them.
 #pragma once
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <atomic>
 #include <filesystem>
@@ -16,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "flexgen/base/xxhash.h"
 #include "flexgen/format/checkpoint.h"
 #include "flexgen/format/crc32.h"
 #include "flexgen/format/crc32_combine.h"

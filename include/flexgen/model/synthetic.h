@@ -5,8 +5,6 @@
 // for what is added to the residual stream 1 / sqrt(2 L) less, as OPT initialises (metaseq, init of output layers).
 #pragma once
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -15,6 +13,7 @@
 #include <string_view>
 #include <tuple>
 
+#include "flexgen/base/xxhash.h"
 #include "flexgen/memory/buffer.h"
 #include "flexgen/model/description.h"
 #include "flexgen/tensor/half.h"

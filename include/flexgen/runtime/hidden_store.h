@@ -3,8 +3,6 @@
 // through three frames: one is computed on while the next one is read and the last one is written.
 #pragma once
 
-#include <xxhash.h>
-
 #include <cstring>
 #include <memory>
 #include <string>
@@ -12,6 +10,7 @@
 
 #include "flexgen/base/checked.h"
 #include "flexgen/base/trace.h"
+#include "flexgen/base/xxhash.h"
 #include "flexgen/io/io_engine.h"
 #include "flexgen/memory/buffer.h"
 

@@ -13,8 +13,6 @@
 // write or by spilling a page that should have stayed.
 #pragma once
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -23,6 +21,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "flexgen/base/xxhash.h"
 #include "flexgen/ops/ops.h"
 #include "flexgen/runtime/kv_options.h"
 #include "flexgen/runtime/kv_pages.h"

@@ -56,6 +56,7 @@ struct MemoryPlan {
   uint64_t hidden_disk_bytes = 0;
   uint64_t scratch_bytes = 0;
   uint64_t head_bytes = 0;
+  uint64_t kernels_bytes = 0;        // that kernels allocate for themselves
   uint64_t logits_bytes = 0;         // of the rows of logits that are computed at a time
   std::optional<Policy::Shares> asked;
 
@@ -67,7 +68,7 @@ struct MemoryPlan {
       sum += piece(bytes);
     return round_up<uint64_t>(sum, Buffer::kHugePage);
   }
-  uint64_t memory_bytes() const { return process_bytes + arena_bytes(); }
+  uint64_t memory_bytes() const { return process_bytes + kernels_bytes + arena_bytes(); }
   uint64_t spill_bytes() const { return kv.disk_bytes() + hidden_disk_bytes; }
   uint64_t missing_bytes() const { return memory_bytes() > budget_bytes ? memory_bytes() - budget_bytes : 0; }
 
@@ -84,7 +85,7 @@ struct MemoryPlan {
             {"KV cache on its way", static_cast<uint64_t>(kv.staging_in + kv.staging_out) * kv.frame_bytes, 0},
             {"activations", hidden_bytes, hidden_disk_bytes},
             {"activations on their way", frames_bytes, 0},
-            {"scratch and logits", scratch_bytes + head_bytes, 0}};
+            {"scratch and logits", scratch_bytes + head_bytes + kernels_bytes, 0}};
   }
 };
 
@@ -119,14 +120,16 @@ class MemoryPlanner {
   static constexpr uint64_t kRingBytes = 64_MiB;      // 4 x (3 GB/s x 5 ms): more look-ahead measured no gain
   static constexpr uint64_t kActivationBytes = 256_MiB;
   static constexpr uint64_t kLogitsBytes = 64_MiB;
-  static constexpr size_t kLeastSlots = 2 * Sweep::kBlocksAtOnce;
+  static constexpr size_t kLeastSlots = 2 * Sweep::kFewBlocks;
 
   void count_process(const ProcessMemory& process) {
     uint64_t vectors = 0;
     for (const FileTensor& t : file_.tensors())
       if (t.is_vector()) vectors += static_cast<uint64_t>(t.shape[0]) * sizeof(float);
     const uint64_t books = file_.blocks().size() * 128 + static_cast<uint64_t>(demand_.sequences * demand_.tokens_per_sequence) * 8;
-    plan_.process_bytes = process.used_bytes + vectors + books + 12_MiB + plan_.budget_bytes / 512;
+    // the kernel keeps a page of its tables for each huge page, and counts it
+    const uint64_t page_tables = plan_.budget_bytes / 512;
+    plan_.process_bytes = process.used_bytes + vectors + books + page_tables + 16_MiB;
   }
 
   void count_activations() {
@@ -148,8 +151,17 @@ class MemoryPlanner {
       plan_.hidden_bytes = hidden_bytes(program_, plan_.sweep_tokens);
       plan_.scratch_bytes = scratch_bytes(program_, plan_.sweep_tokens);
     }
+    plan_.kernels_bytes = linear_workspace(micro_batch);
     plan_.logits_bytes = std::min<uint64_t>(kLogitsBytes, std::max<uint64_t>(plan_.budget_bytes / 32, 1_MiB));
     plan_.head_bytes = head_bytes(program_, head_rows(program_, std::min(demand_.logits, plan_.sweep_tokens), plan_.logits_bytes));
+  }
+
+  // what kernels keep between calls: the widest input of a micro-batch, rearranged (kernels/cpu/driver.cc)
+  uint64_t linear_workspace(int64_t n_tok) const {
+    uint64_t widest = 0;
+    for (const FileTensor& t : file_.tensors())
+      if (!t.is_vector()) widest = std::max(widest, static_cast<uint64_t>(t.shape[1]));
+    return round_up<uint64_t>(static_cast<uint64_t>(n_tok) * widest * sizeof(float), Buffer::kHugePage);
   }
 
   // micro-batches that hold a sweep's tokens at most: full ones by tokens, full ones by sequences, and a last one
@@ -180,7 +192,7 @@ class MemoryPlanner {
     const uint64_t slot = TieredWeights::slot_bytes(file_);
     // of a small model a quarter, or the ring would be all of it
     const uint64_t ahead = policy_.look_ahead_bytes ? policy_.look_ahead_bytes : std::min(kRingBytes, plan_.weights.streamed_bytes() / 4);
-    uint64_t slots = policy_.overlap ? std::max<uint64_t>(kLeastSlots, ahead / slot) : Sweep::kBlocksAtOnce;
+    uint64_t slots = policy_.overlap ? std::max<uint64_t>(kLeastSlots, ahead / slot) : Sweep::kFewBlocks;
     if (plan_.activation_share < 1) slots += most_held();
     plan_.ring_bytes = slots * slot;
     for (const Operation& op : program_.body.front().operations) {

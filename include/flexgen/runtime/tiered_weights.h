@@ -97,6 +97,7 @@ class TieredWeights final : public WeightStream {
     if (options_.look_ahead) read_ahead(free_.size());
   }
 
+  size_t at_once() const override { return placement_.streamed_bytes() == 0 ? SIZE_MAX : options_.look_ahead ? slots() / 2 : slots(); }
   size_t n_blocks(TensorRef t) const override { return tensor(t).blocks.size(); }
 
   WeightView acquire(TensorRef ref, size_t first, size_t last) override {

@@ -25,6 +25,9 @@ class WeightStream {
   // A sweep begins. One that was broken off is forgotten.
   virtual void begin_sweep(const SweepOrder&) = 0;
 
+  // Blocks that may be acquired at a time without giving up reading ahead
+  virtual size_t at_once() const = 0;
+
   // row blocks that the matrix is stored in
   virtual size_t n_blocks(TensorRef) const = 0;
 
