@@ -313,7 +313,7 @@ class OverlapBench {
                "io s", "comp s", "stall", "fill", "disk", "in flight", "GB/s", "p50/p99/max ms", "CPU s/GB");
     for (const auto& [key, all] : results_) {
       const auto& [compute, ratio, scheme] = key;
-      const auto of = [&](auto&& fn) { return median(values(all, fn)); };
+      const auto of = [&all = all](auto&& fn) { return median(values(all, fn)); };  // clang 14 captures no binding by itself
       const auto e = values(all, [](const Measured& m) { return m.efficiency(); });
       const auto h = hidden(key, all);
       fmt::print("{:7} {:>5} {:8} {:>5.2f} {:>11} {:>5} {:>7.2f} {:>7.2f} {:>7.2f} {:>5.1f}% {:>5.1f}% {:>5.1f}% {:>9} {:>6.2f} {:>15} {:>8.3f}\n", compute, ratio, scheme, median(e),

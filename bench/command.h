@@ -14,5 +14,6 @@ void add_io(CLI::App& program, Selected& selected);
 void add_ops(CLI::App& program, Selected& selected);
 void add_tokenize(CLI::App& program, Selected& selected);
 void add_overlap(CLI::App& program, Selected& selected);
+void add_end_to_end(CLI::App& program, Selected& selected);
 
 }  // namespace flexgen::bench

@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
     flexgen::bench::add_ops(program, selected);
     flexgen::bench::add_tokenize(program, selected);
     flexgen::bench::add_overlap(program, selected);
+    flexgen::bench::add_end_to_end(program, selected);
     CLI11_PARSE(program, argc, argv);
 #ifndef NDEBUG
     flexgen::fail(flexgen::Fault::usage, "flexgen-bench: this is a build with assertions, allowed are optimised ones. Configure the release preset");

@@ -255,11 +255,21 @@ class TraceOutput {
   std::optional<Trace> trace_;
 };
 
+// What the parts have counted so far
+FlowStatistics flow(LoadedModel& loaded) {
+  const Engine& e = loaded.engine();
+  const Offload& o = loaded.offload();
+  FlowStatistics f = flow_statistics(e.sweep_statistics(), e.hidden_statistics(), o.weights().statistics(), e.kv_statistics(), o.io().statistics());
+  f.elapsed_s = e.statistics().prefill_s + e.statistics().decode_s;
+  return f;
+}
+
 // Runs the model and tells how it went; the model is gone when this returns.
 int run_prompts(const Options& o, std::vector<Prompt>& prompts, SmallFile* stats_file, Trace* trace) {
   LoadedModel loaded(o.model, o.engine, trace);
   Run run(o, loaded, prompts);
   loaded.load(run.demand());
+  const FlowStatistics before = flow(loaded);
   const Stopwatch watch;
   const int result = run.run();
   const RunStatistics statistics{.model = loaded.path(),
@@ -268,7 +278,8 @@ int run_prompts(const Options& o, std::vector<Prompt>& prompts, SmallFile* stats
                                  .threads = loaded.n_threads(),
                                  .load_s = loaded.load_s(),
                                  .generate_s = watch.seconds(),
-                                 .engine = loaded.engine().statistics()};
+                                 .engine = loaded.engine().statistics(),
+                                 .flow = flow(loaded) - before};
   if (o.stats || ::isatty(STDERR_FILENO) == 1) fmt::print(stderr, "\n{}", table(statistics));
   if (stats_file) stats_file->commit(to_json(statistics).dump(1) + "\n");
   return result;

@@ -22,17 +22,17 @@ namespace flexgen::tools {
 //   bytes_in_flight  mean, while the disk was busy
 //   share_of_roof    the larger of the busy shares of disk and compute; roof says whose
 inline nlohmann::ordered_json to_json(const FlowStatistics& f) {
-  using Json = nlohmann::ordered_json;
-  const auto stage = [&](double busy_s) { return Json{{"busy_seconds", busy_s}, {"busy_share", f.share(busy_s)}}; };
-  const auto tiers = [](const FlowStatistics::Tiers& t) { return Json{{"memory", t.memory}, {"disk", t.disk}, {"written", t.written}}; };
-  Json compute = stage(f.compute_s), read = stage(f.read_s), write = stage(f.write_s), disk = stage(f.disk_s);
-  compute["waited_seconds"] = Json{{"disk", f.wait_disk_s}, {"verify", f.verify_s}, {"slot", f.wait_slot_s}};
-  disk["waited_seconds"] = Json{{"compute", f.disk_idle_s()}};
+  using Object = nlohmann::ordered_json;
+  const auto stage = [&](double busy_s) { return Object{{"busy_seconds", busy_s}, {"busy_share", f.share(busy_s)}}; };
+  const auto tiers = [](const FlowStatistics::Tiers& t) { return Object{{"memory", t.memory}, {"disk", t.disk}, {"written", t.written}}; };
+  Object compute = stage(f.compute_s), read = stage(f.read_s), write = stage(f.write_s), disk = stage(f.disk_s);
+  compute["waited_seconds"] = Object{{"disk", f.wait_disk_s}, {"verify", f.verify_s}, {"slot", f.wait_slot_s}};
+  disk["waited_seconds"] = Object{{"compute", f.disk_idle_s()}};
   read["bytes"] = f.bytes_read;
   write["bytes"] = f.bytes_written;
   return {{"sweep_seconds", f.elapsed_s},
-          {"stages", Json{{"compute", compute}, {"verify", stage(f.verify_s)}, {"disk_read", read}, {"disk_write", write}, {"disk", disk}}},
-          {"bytes", Json{{"weights", tiers(f.weights)}, {"kv_cache", tiers(f.cache)}, {"activations", tiers(f.activations)}}},
+          {"stages", Object{{"compute", compute}, {"verify", stage(f.verify_s)}, {"disk_read", read}, {"disk_write", write}, {"disk", disk}}},
+          {"bytes", Object{{"weights", tiers(f.weights)}, {"kv_cache", tiers(f.cache)}, {"activations", tiers(f.activations)}}},
           {"bytes_in_flight", f.disk_s > 0 ? f.byte_seconds / f.disk_s : 0},
           {"short_transfers", f.short_transfers},
           {"retries", f.retries},

@@ -12,6 +12,7 @@
 
 #include "flexgen/base/bytes.h"
 #include "flexgen/engine/statistics.h"
+#include "tools/flow_report.h"
 
 namespace flexgen::tools {
 
@@ -23,6 +24,7 @@ struct RunStatistics {
   double load_s = 0;     // reading and verifying the weights
   double generate_s = 0; // from the first sweep to the last token
   Statistics engine;
+  FlowStatistics flow;   // of the sweeps
 };
 
 inline uint64_t peak_rss_bytes() {
@@ -56,7 +58,8 @@ inline nlohmann::ordered_json to_json(const RunStatistics& r) {
           {"generate_seconds", r.generate_s},
           {"generated_tokens_per_second", per_second(e.tokens_generated, r.generate_s)},
           {"peak_kv_bytes", e.peak_kv_bytes},
-          {"peak_rss_bytes", peak_rss_bytes()}};
+          {"peak_rss_bytes", peak_rss_bytes()},
+          {"flow", to_json(r.flow)}};
 }
 
 // Lines of "what   number"; ends with a newline
@@ -77,7 +80,7 @@ inline std::string table(const RunStatistics& r) {
   line("decode", rate(e.decode_tokens, e.decode_s));
   line("in all", rate(e.tokens_generated, r.generate_s));
   line("memory", fmt::format("{} at most, of it KV cache {}", format_bytes(peak_rss_bytes()), format_bytes(e.peak_kv_bytes)));
-  return out;
+  return out + table(r.flow);
 }
 
 }  // namespace flexgen::tools

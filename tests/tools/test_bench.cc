@@ -61,4 +61,56 @@ TEST_CASE("bench overlap: every scheme, with times that agree", "[tools]") {
   refused({"overlap", "--repeats", "0"}, "--repeats: found 0, allowed 1 to 1000");
 }
 
+TEST_CASE("bench end-to-end: times, bytes, placement and roofs that agree", "[tools]") {
+  const std::string model = testing::fixture_model("golden/prenorm-f16-bin");
+  const auto run = [&](std::vector<std::string> more) {
+    std::vector<std::string> all{"end-to-end", "--model", model, "--roof-seconds", "0.05", "--json"};
+    all.insert(all.end(), more.begin(), more.end());
+    const RunResult r = bench(all);
+    INFO(r.err);
+    REQUIRE(r.exit == 0);
+    return Json::parse(r.out);
+  };
+  const Json j = run({"--prompts", "5", "--prompt-len", "7", "--gen-len", "4", "--gpu-batch-size", "2", "--num-gpu-batches", "2", "--percent", "0", "0", "100", "0", "100", "0",
+                      "--kv-dtype", "f32", "--overlap", "off"});
+  for (const char* time : {"prefill_s", "decode_s", "decode_tokens_per_s", "total_tokens_per_s", "peak_rss_bytes", "cpu_s", "roof_disk_s_per_sweep", "roof_compute_s_per_sweep", "share_of_roof"})
+    CHECK(j.at(time).get<double>() > 0);
+  CHECK(j.at("sweeps") == 2 * (1 + 3));  // blocks of 4 and 1
+  CHECK(j.at("decode_sweep_s").size() == 6);
+  CHECK(j.at("overlap") == false);
+  CHECK(j.at("kv_dtype") == "f32");
+  CHECK(j.at("decode_tokens_per_s").get<double>() == Approx(5 * 3 / j.at("decode_s").get<double>()));
+  CHECK(j.at("total_tokens_per_s").get<double>() == Approx(5 * 4 / (j.at("decode_s").get<double>() + j.at("prefill_s").get<double>())));
+  // every sweep reads what is not in memory, the head's matrix too
+  CHECK(j.at("bytes_read").get<uint64_t>() >= 7 * j.at("streamed_bytes_per_sweep").get<uint64_t>());
+  CHECK(j.at("flow").at("bytes").at("weights").at("disk").get<uint64_t>() >= j.at("bytes_read").get<uint64_t>());
+  const Json& placement = j.at("placement");
+  CHECK(placement.at("asked").at("weights").at("disk") == 1);
+  CHECK(placement.at("realised").at("weights").at("disk").get<double>() > 0.8);
+  CHECK(placement.at("realised").at("kv_cache").at("memory") == 1);
+  CHECK(j.at("roofs").at("disk_bytes_per_s").get<double>() > 0);
+  CHECK(!j.at("roofs").at("disk_how").get<std::string>().empty());
+
+  const Json decode = run({"--prompts", "2", "--gen-len", "10", "--sweeps", "3", "--synthetic-context", "9"});
+  CHECK(decode.at("prefill_s") == 0);
+  CHECK(decode.at("sweeps") == 3);
+  CHECK(decode.at("bytes_read") == 0);  // everything fits
+  CHECK(decode.at("placement").at("asked").is_null());
+  CHECK(decode.at("placement").at("realised").at("weights").at("memory") == 1);
+
+  const TempDir dir;
+  const RunResult table = bench({"end-to-end", "--model", model, "--prompt-len", "4", "--gen-len", "2", "--roof-seconds", "0.05", "--trace", dir / "t.json"});
+  CHECK(table.exit == 0);
+  CHECK_THAT(table.out, Catch::Contains("memory plan") && Catch::Contains("prefill") && Catch::Contains("decode") && Catch::Contains("of the roof"));
+  CHECK(testing::run_flexgen({"trace", dir / "t.json"}).exit == 0);
+  const auto refused = [&](const std::vector<std::string>& arguments, int exit, const std::string& message) {
+    const RunResult bad = bench(arguments);
+    CHECK(bad.exit == exit);
+    CHECK_THAT(bad.err, Catch::Contains(message));
+  };
+  refused({"end-to-end", "--model", model, "--prompts", "0"}, 2, "--prompts: found 0, allowed a whole number from 1 to 1048576");
+  refused({"end-to-end", "--model", model, "--prompt-len", "100000"}, 2, "positions are needed, allowed the model's");
+  refused({"end-to-end", "--model", dir / "none"}, 4, "none: cannot be opened");
+}
+
 #endif

@@ -406,6 +406,30 @@ TEST_CASE("statistics count what was computed, nothing twice, in table and JSON 
   CHECK_THAT(r.err, Catch::Contains("computed tokens    24 in 10 sweeps") && Catch::Contains("generated tokens   20\n") && Catch::Contains("prompt tokens      6\n"));
   CHECK(std::distance(std::filesystem::directory_iterator(dir.path()), {}) == 1);  // nothing temporary is left
 
+  const Json& flow = s["flow"];  // everything was in memory
+  CHECK(flow["stages"]["disk"]["busy_seconds"] == 0);
+  CHECK(flow["stages"]["compute"]["busy_seconds"] > 0);
+  CHECK(flow["stages"]["compute"]["busy_seconds"].get<double>() <= flow["sweep_seconds"].get<double>());
+  CHECK(flow["bytes"]["weights"]["memory"] > 0);
+  CHECK(flow["bytes"]["weights"]["disk"] == 0);
+  CHECK(flow["roof"] == "compute");
+  CHECK_THAT(r.err, Catch::Contains("stage ") && Catch::Contains("compute ") && Catch::Contains("computing was busy that share of"));
+
+  // weights on disk are read in every sweep, the cache's pages in memory are not
+  REQUIRE(generate(tiny(), {"--prompt-tokens", "2,5,6,7", "--max-new-tokens", "5", "--ignore-eos", "--percent", "0", "0", "100", "0", "100", "0", "--stats-json", path}).exit == 0);
+  const Json streamed = Json::parse(read_text_file(path))["flow"];
+  CHECK(streamed["bytes"]["weights"]["disk"] > 0);
+  CHECK(streamed["stages"]["disk_read"]["bytes"] > 0);
+  CHECK(streamed["stages"]["disk_write"]["bytes"] == 0);
+  CHECK(streamed["stages"]["disk"]["busy_seconds"].get<double>() >= streamed["stages"]["disk_read"]["busy_seconds"].get<double>() * 0.999);
+  CHECK(streamed["bytes"]["kv_cache"]["disk"] == 0);
+  const double share = streamed["share_of_roof"];
+  CHECK(share > 0);
+  CHECK(share <= 1.001);
+  const auto& waited = streamed["stages"]["compute"]["waited_seconds"];
+  CHECK(waited["disk"].get<double>() + waited["verify"].get<double>() + waited["slot"].get<double>() + streamed["stages"]["compute"]["busy_seconds"].get<double>() <=
+        streamed["sweep_seconds"].get<double>());
+
   // samples share their prompt
   REQUIRE(generate(tiny(), {"--prompt-tokens", "2,5,6,7", "--max-new-tokens", "5", "--ignore-eos", "--do-sample", "--num-return-sequences", "3", "--stats-json", path}).exit == 0);
   CHECK(Json::parse(read_text_file(path))["tokens_computed"] == 4 + 3 * 4);

@@ -103,6 +103,8 @@ class Engine {
 
   const Statistics& statistics() const { return stats_; }
   KvStatistics kv_statistics() const { return cache_.statistics(); }
+  const SweepStatistics& sweep_statistics() const { return sweep_.statistics(); }
+  const HiddenStatistics& hidden_statistics() const { return sweep_.hidden_statistics(); }
   const EngineOptions& options() const { return options_; }
 
   // --- Dialogues: tokens and their KV that stay between requests. thread: the one that steps, between steps; no request of the

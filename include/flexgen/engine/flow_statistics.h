@@ -10,6 +10,7 @@
 
 #include "flexgen/io/io_engine.h"
 #include "flexgen/runtime/hidden_store.h"
+#include "flexgen/runtime/kv_store.h"
 #include "flexgen/runtime/sweep.h"
 #include "flexgen/runtime/tiered_weights.h"
 
@@ -44,11 +45,13 @@ struct FlowStatistics {
 };
 
 // The parts' counts since they were made, as one. elapsed_s is the caller's to tell.
-inline FlowStatistics flow_statistics(const SweepStatistics& sweep, const HiddenStatistics& hidden, const WeightStatistics& weights, const IoStatistics& io) {
+inline FlowStatistics flow_statistics(const SweepStatistics& sweep, const HiddenStatistics& hidden, const WeightStatistics& weights, const KvStatistics& cache,
+                                      const IoStatistics& io) {
   FlowStatistics f;
   f.compute_s = sweep.compute_s;
-  f.verify_s = weights.verify_s;
-  f.wait_disk_s = weights.wait_disk_s + hidden.wait_disk_s;
+  f.verify_s = weights.verify_s + cache.verify_s;
+  f.wait_disk_s = weights.wait_disk_s + hidden.wait_disk_s + cache.wait_disk_s;
+  f.wait_slot_s = cache.wait_slot_s;
   f.disk_s = io.busy_s;
   f.read_s = io.reading_s;
   f.write_s = io.writing_s;
@@ -57,10 +60,10 @@ inline FlowStatistics flow_statistics(const SweepStatistics& sweep, const Hidden
   f.bytes_written = io.bytes_written;
   f.short_transfers = io.short_transfers;
   f.retries = io.retries;
-  f.reread = weights.reread_blocks + hidden.reread;
+  f.reread = weights.reread_blocks + hidden.reread + cache.reread_pages;
   const auto rest = [](uint64_t all, uint64_t part) { return all > part ? all - part : 0; };
   f.weights = {weights.resident_bytes, weights.streamed_bytes, 0};
-  f.cache = {sweep.cache_bytes, 0, 0};
+  f.cache = {rest(sweep.cache_bytes, cache.bytes_read), cache.bytes_read, cache.bytes_written};
   f.activations = {rest(sweep.hidden_bytes, hidden.bytes_read), hidden.bytes_read, hidden.bytes_written};
   return f;
 }
