@@ -51,7 +51,7 @@ class Offload {
 
   const MemoryPlan& plan() const { return plan_; }
   const Arena& arena() const { return arena_; }
-  const QueuedEngine& io() const { return *io_; }
+  QueuedEngine& io() const { return *io_; }
   bool direct() const { return file_.direct(); }  // weights are read past the page cache
   TieredWeights& weights() { return *weights_; }
   const TieredWeights& weights() const { return *weights_; }
