@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <functional>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -28,6 +29,7 @@ struct RunOptions {
   int signal = 0;                                          // sent after signal_after_ms, unless it ended before
   int signal_after_ms = 0;
   int timeout_ms = 120'000;                                // then it is killed and run() throws
+  std::function<void()> before;                            // called in the new process, before it becomes the program; it may _exit
 };
 
 struct RunResult {
@@ -58,6 +60,7 @@ struct Pipe {
   std::vector<char*> arguments;
   for (const std::string& a : argv) arguments.push_back(const_cast<char*>(a.c_str()));
   arguments.push_back(nullptr);
+  if (options.before) options.before();
   ::execvp(arguments[0], arguments.data());
   ::_exit(127);
 }
