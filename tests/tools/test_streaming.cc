@@ -47,7 +47,8 @@ RunResult stream(const std::string& model, const std::string& options, const Run
   for (int i = 0; i < 70; ++i) numbers += "," + std::to_string(4 + i * 7 % 100);
   Words arguments{"generate", "--model", model};
   for (const std::string& prompt : {numbers, std::string("2,5,6"), numbers + ",9,8"}) arguments.insert(arguments.end(), {"--prompt-tokens", prompt});
-  for (const std::string& w : words("--ignore-eos --json --logprobs 3 --max-new-tokens " + std::to_string(tokens) + " " + options)) arguments.push_back(w);
+  for (const std::string& w : words("--ignore-eos --json --logprobs 3 --max-new-tokens " + std::to_string(tokens) + " " + options))
+    arguments.push_back(w);
   return testing::run_flexgen(arguments, run);
 }
 
@@ -137,8 +138,8 @@ TEST_CASE("no placement changes a token or a log-probability") {
 
 TEST_CASE("no way of moving changes a token or a log-probability") {
   for (const char* options : {"--overlap off", "--overlap false --sep-layer off", "--sep-layer false", "--pin-weight on", "--pin-weight off",
-                              "--pin-weight true", "--pin-weight false", "--verify always", "--verify off", "--io-engine threads", "--look-ahead 1", "--look-ahead 1MiB",
-                              "--look-ahead 256MiB", "--micro-batch-tokens 16", "--threads 1"})
+                              "--pin-weight true", "--pin-weight false", "--verify always", "--verify off", "--io-engine threads", "--look-ahead 1",
+                              "--look-ahead 1MiB", "--look-ahead 256MiB", "--micro-batch-tokens 16", "--threads 1"})
     check_same(smallest(), std::string(kAllOnDisk) + " " + options);
   check_same(whole_tiny(), std::string(kAllOnDisk) + " --io-engine threads --look-ahead 1 --verify always");
 }
@@ -156,8 +157,9 @@ TEST_CASE("the shares that were asked for and what came of them stand beside eac
 TEST_CASE("where io_uring is forbidden, threads give the same answers, and it is said") {
   RunOptions run;
   run.before = [] {
-    sock_filter program[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
-                             BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    sock_filter program[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+                             BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+                             BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
     const sock_fprog filter{4, program};
     if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0) ::_exit(125);
   };
@@ -258,8 +260,10 @@ TEST_CASE("one I/O operation that fails, whichever, changes nothing or ends the 
       const std::string fault = "eio@" + std::to_string(n) + lasting;
       const RunResult r = stream(smallest(), options + fault, {}, 2);
       INFO(fault << '\n' << r.err);
-      if (r.exit == 0) CHECK(r.out == good.out);
-      else CHECK((r.exit == 4 && says(r, "error[E-io]: ") && says(r, " at offset ")));
+      if (r.exit == 0)
+        CHECK(r.out == good.out);
+      else
+        CHECK((r.exit == 4 && says(r, "error[E-io]: ") && says(r, " at offset ")));
       if (*lasting) CHECK(r.exit == 4);
       failed += r.exit != 0;
     }
@@ -286,8 +290,8 @@ TEST_CASE("a bit that flipped in any block is found, and named") {
     INFO("block " << i << '\n' << r.err);
     CHECK(r.exit == 7);
     CHECK(r.out.empty());
-    CHECK(says(r, fmt::format("error[E-damaged]: {}: weights damaged: {}, block {}, bytes {} to {} of the file: found hash ", path, good.block_owner(i), i,
-                              block.offset, block.offset + block.bytes - 1)));
+    CHECK(says(r, fmt::format("error[E-damaged]: {}: weights damaged: {}, block {}, bytes {} to {} of the file: found hash ", path,
+                              good.block_owner(i), i, block.offset, block.offset + block.bytes - 1)));
     put(was);
   }
   CHECK(stream(path, std::string(kAllOnDisk) + " --verify always").out == resident(smallest()));
