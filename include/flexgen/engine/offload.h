@@ -37,7 +37,7 @@ class Offload {
   // Allocates all the plan says and reads the resident weights. A plan that misses memory, and a disk without room for the spill files,
   // are a Fault::space before anything is allocated. model, policy and pool outlive this.
   Offload(const LanguageModel& model, const Policy& policy, MemoryPlan plan, ThreadPool& pool, OffloadOptions options = {})
-      : model_(model), policy_(policy), plan_(std::move(plan)), pool_(pool), trace_(options.trace), file_(open(model, plan_)) {
+      : policy_(policy), plan_(std::move(plan)), pool_(pool), trace_(options.trace), file_(open(model, plan_)) {
     if (plan_.kv.disk_pages > 0) kv_spill_.emplace(SpillFile::create(options.spill_folder, plan_.kv.disk_bytes()));
     if (plan_.hidden_disk_bytes > 0) hidden_spill_.emplace(SpillFile::create(options.spill_folder, plan_.hidden_disk_bytes));
     arena_ = Arena(plan_.arena_bytes(), policy.pin_weight ? options.pinner : nullptr);
@@ -112,7 +112,6 @@ class Offload {
           *piece = arena_.take(MemoryPlan::piece(bytes), large ? Arena::kHugePage : 4096).first(bytes);
   }
 
-  const LanguageModel& model_;
   const Policy& policy_;
   const MemoryPlan plan_;
   ThreadPool& pool_;

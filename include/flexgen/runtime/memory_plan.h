@@ -151,7 +151,7 @@ class MemoryPlanner {
       plan_.hidden_bytes = hidden_bytes(program_, plan_.sweep_tokens);
       plan_.scratch_bytes = scratch_bytes(program_, plan_.sweep_tokens);
     }
-    plan_.kernels_bytes = linear_workspace(micro_batch);
+    plan_.kernels_bytes = linear_workspace(std::min(std::max(micro_batch, Sweep::kTokensAtOnce), plan_.sweep_tokens));
     plan_.logits_bytes = std::min<uint64_t>(kLogitsBytes, std::max<uint64_t>(plan_.budget_bytes / 32, 1_MiB));
     plan_.head_bytes = head_bytes(program_, head_rows(program_, std::min(demand_.logits, plan_.sweep_tokens), plan_.logits_bytes));
   }

@@ -85,6 +85,7 @@ class Sweep {
   // second-level caches for the next micro-batch. Many: a kernel rearranges its input once for all of them.
   static constexpr size_t kFewBlocks = 4, kManyBlocks = 16;
   static constexpr int64_t kManyTokens = 128;
+  static constexpr int64_t kTokensAtOnce = 512;  // that linear gets together, of small micro-batches: it is faster with more
 
   Sweep(const ModelDescription& model, const Backend& backend, Queue queue, WeightStream& weights, KvStore& cache, SweepOptions options = {})
       : model_(model),
@@ -134,6 +135,7 @@ class Sweep {
     int32_t micro_batch = -1;  // -1: gathered from all
     int64_t n_tok = 0;
     std::array<float*, kSlots> slot{};
+    std::array<int64_t, kSlots> width{};  // floats from row to row
     std::vector<int32_t> tokens, positions;
   };
   struct Wanted {
@@ -141,7 +143,20 @@ class Sweep {
     int64_t row = 0;  // of its micro-batch
   };
 
-  MatView<float> view(const Rows& r, Slot s, int64_t cols) const { return {r.slot[static_cast<size_t>(s)], r.n_tok, cols, cols}; }
+  static MatView<float> view(const Rows& r, Slot s, int64_t cols) {
+    const auto i = static_cast<size_t>(s);
+    return {r.slot[i], r.n_tok, cols, r.width[i]};
+  }
+
+  // Consecutive micro-batches as one, which they are in memory where the loop over blocks is outside; as many from the first one on as
+  // have kTokensAtOnce together, at least one
+  static std::pair<Rows, size_t> joined(std::span<const Rows> batches) {
+    Rows all;
+    all.slot = batches.front().slot, all.width = batches.front().width;
+    size_t n = 0;
+    for (; n < batches.size() && (n == 0 || all.n_tok + batches[n].n_tok <= kTokensAtOnce); ++n) all.n_tok += batches[n].n_tok;
+    return {all, n};
+  }
 
   void lay_out() {
     const auto& w = program_.width;
@@ -160,6 +175,7 @@ class Sweep {
       r.micro_batch = static_cast<int32_t>(i);
       r.n_tok = sizes[i];
       r.slot = {hidden_.all_in_memory() ? hidden_.acquire(i, true) : nullptr, a, b, nullptr};
+      r.width = w;
       r.tokens.clear();
       r.positions.clear();
       for (const Span& s : plan_->micro_batches[i].spans) {
@@ -249,15 +265,18 @@ class Sweep {
 
   void run_linear(const Operation& op, int64_t layer, std::span<Rows> batches) {
     const size_t blocks = weights_.n_blocks(*op.weight);
-    const size_t at_once = std::clamp(weights_.at_once(), size_t{1}, batches.front().n_tok >= kManyTokens ? kManyBlocks : kFewBlocks);
+    const size_t at_once = std::clamp(weights_.at_once(), size_t{1}, joined(batches).first.n_tok >= kManyTokens ? kManyBlocks : kFewBlocks);
     for (size_t first = 0; first < blocks;) {
       const size_t last = std::min(blocks, first + at_once);
       const WeightView w = weights_.acquire(*op.weight, first, last);
       {
         const Computing computing(*this, op, layer, batches);
-        for (Rows& r : batches)
+        for (size_t i = 0; i < batches.size();) {
+          const auto [r, n] = joined(batches.subspan(i));
           linear(backend_,
                  {view(r, op.in, w.cols), w, op.bias ? weights_.vector(*op.bias) : nullptr, view(r, op.out, w.rows), op.activation, op.accumulate}, queue_);
+          i += n;
+        }
       }
       weights_.release(*op.weight, first, last);
       first = last;
@@ -299,6 +318,7 @@ class Sweep {
                   queue_);
       }
       cache_.release();
+      weights_.advance();
     }
   }
 
@@ -313,6 +333,7 @@ class Sweep {
       Rows r;
       r.n_tok = static_cast<int64_t>(chunk.size());
       float* next = memory;
+      r.width = w;
       for (size_t s = 0; s < kSlots; ++s) r.slot[s] = next, next += r.n_tok * w[s];
       for (size_t i = 0; i < chunk.size();) {
         const size_t m = chunk[i].logits.micro_batch;

@@ -2,6 +2,8 @@
 // Weights over memory and disk. Resident row blocks are read once and used in place. The others come through a ring of slots: the order
 // of a sweep is known and cyclic, so whenever a slot is free the next block is asked for, across steps and sweeps. Whoever releases a
 // slot submits that read; there is no streaming thread, and no barrier: a consumer waits for the blocks it asked for, and no others.
+// No more is asked for at a time than keeps the disk busy, and the slot that was given back last is filled first: so a ring that is
+// drained as fast as it fills stays in the CPU's cache.
 //
 // A block's life: coming -> reading (its slot belongs to the engine) -> there -> verified -> held -> its slot is free.
 #pragma once
@@ -57,13 +59,13 @@ class TieredWeights final : public WeightStream {
         fd_(options_.fd >= 0 ? options_.fd : file.file().fd()),
         io_(io),
         pool_(pool),
+        slot_bytes_(slot_bytes(file)),
         slot_of_(file.blocks().size(), kNoSlot),
         verified_(file.blocks().size()),
         rows_(rows) {
     FG_CHECK(resident.size() >= placement_.resident_bytes(), "{} bytes for {}", resident.size(), placement_.resident_bytes());
-    const size_t slot = slot_bytes(file);
-    slots_ = std::make_unique<Slot[]>(ring.size() / slot);
-    for (size_t i = 0; i < ring.size() / slot; ++i) slots_[i].data = ring.data() + i * slot, free_.push_back(i);
+    slots_ = std::make_unique<Slot[]>(ring.size() / slot_bytes_);
+    for (size_t i = 0; i < ring.size() / slot_bytes_; ++i) slots_[i].data = ring.data() + i * slot_bytes_, free_.push_back(i);
     load(resident);
   }
   ~TieredWeights() override { cancel(); }
@@ -94,10 +96,13 @@ class TieredWeights final : public WeightStream {
     for (size_t i = 0; i < order.head_passes; ++i) coming_.insert(coming_.end(), head_blocks_.begin(), head_blocks_.end());
     coming_.insert(coming_.end(), body_blocks_.begin(), body_blocks_.end());
     left_ = body_blocks_.size() + order.head_passes * head_blocks_.size();
-    if (options_.look_ahead) read_ahead(free_.size());
+    advance();
   }
 
-  size_t at_once() const override { return placement_.streamed_bytes() == 0 ? SIZE_MAX : options_.look_ahead ? slots() / 2 : slots(); }
+  void advance() override {
+    if (options_.look_ahead) read_ahead(free_.size(), kAskedBytes / slot_bytes_);
+  }
+  size_t at_once() const override { return placement_.streamed_bytes() == 0 ? SIZE_MAX : options_.look_ahead ? slots() / 4 : slots(); }
   size_t n_blocks(TensorRef t) const override { return tensor(t).blocks.size(); }
 
   WeightView acquire(TensorRef ref, size_t first, size_t last) override {
@@ -113,7 +118,7 @@ class TieredWeights final : public WeightStream {
         ++slots_[slot_of_[b]].holders;
         continue;
       }
-      if (in_order_.size() == arriving_.size()) read_ahead(last - i);
+      if (in_order_.size() == arriving_.size()) read_ahead(missing(t, i, last), SIZE_MAX);
       FG_CHECK(in_order_.size() > arriving_.size() && slots_[in_order_[arriving_.size()]].block == b,
                "block {} was not announced next, or {} slots are too few", b, slots());
       arriving_.push_back(in_order_[arriving_.size()]);
@@ -134,7 +139,7 @@ class TieredWeights final : public WeightStream {
       free_.push_back(slot_of_[b]);
       slot_of_[b] = kNoSlot;
     }
-    if (options_.look_ahead) read_ahead(free_.size());
+    advance();
   }
 
   WeightView acquire_rows(TensorRef ref, std::span<const int32_t> rows) override {
@@ -168,6 +173,7 @@ class TieredWeights final : public WeightStream {
   };
   static constexpr size_t kNoSlot = SIZE_MAX;
   static constexpr size_t kRowBlocksAtOnce = 4;
+  static constexpr uint64_t kAskedBytes = 32_MiB;  // the engine's 16 MiB in flight, and what it starts next
   static constexpr uint64_t kLoadBytes = 32_MiB;  // in flight while another as many are hashed
 
   Tensor& tensor(TensorRef t) { return tensors_[t.record][t.tensor]; }
@@ -184,12 +190,20 @@ class TieredWeights final : public WeightStream {
 
   // --- the ring
 
-  // up to n blocks more
-  void read_ahead(size_t n) {
+  // of the blocks [first, last) of t: those that are neither resident nor held
+  size_t missing(const Tensor& t, size_t first, size_t last) const {
+    size_t n = 0;
+    for (size_t b = t.first_block + first; b < t.first_block + last; ++b) n += !placement_.resident(b) && slot_of_[b] == kNoSlot ? 1 : 0;
+    return n;
+  }
+
+  // up to n blocks more, and up to `most` that are asked for and not there
+  void read_ahead(size_t n, size_t most) {
+    while (n_there_ < in_order_.size() && slots_[in_order_[n_there_]].ticket.done()) ++n_there_;
     requests_.clear();
-    for (; n > 0 && !free_.empty() && !coming_.empty(); --n) {
-      const size_t s = free_.front();
-      free_.pop_front();
+    for (; n > 0 && in_order_.size() - n_there_ < std::max<size_t>(most, 1) && !free_.empty() && !coming_.empty(); --n) {
+      const size_t s = free_.back();
+      free_.pop_back();
       slots_[s].block = coming_.front();
       coming_.pop_front();
       slots_[s].holders = 0;
@@ -213,6 +227,7 @@ class TieredWeights final : public WeightStream {
       slots_[s].holders = 1;
       slot_of_[slots_[s].block] = s;
       in_order_.pop_front();
+      if (n_there_ > 0) --n_there_;
       ++held_;
     }
     left_ -= arriving_.size();
@@ -222,6 +237,7 @@ class TieredWeights final : public WeightStream {
   void cancel() {
     for (const size_t s : in_order_) slots_[s].ticket.wait(), free_.push_back(s);
     in_order_.clear();
+    n_there_ = 0;
     coming_.clear();
     for (size_t& s : slot_of_) {
       if (s != kNoSlot) free_.push_back(s);
@@ -476,9 +492,11 @@ class TieredWeights final : public WeightStream {
   ThreadPool& pool_;
   std::vector<std::vector<Tensor>> tensors_;  // [record][tensor]
 
+  const size_t slot_bytes_;
   std::unique_ptr<Slot[]> slots_;
-  std::deque<size_t> free_;         // slots
+  std::vector<size_t> free_;        // slots, the next one last
   std::deque<size_t> in_order_;     // slots that are read into or wait to be acquired, first one first
+  size_t n_there_ = 0;              // of in_order_, from the front, that were read into at last sight
   std::deque<size_t> coming_;       // blocks that no slot was there for yet
   std::vector<size_t> slot_of_;     // per block: the slot that holds it, while it is held
   std::vector<bool> verified_;      // per block

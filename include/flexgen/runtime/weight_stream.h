@@ -25,6 +25,9 @@ class WeightStream {
   // A sweep begins. One that was broken off is forgotten.
   virtual void begin_sweep(const SweepOrder&) = 0;
 
+  // Called now and then between acquiring and releasing, so that reading ahead does not stop while something else is computed for long
+  virtual void advance() {}
+
   // Blocks that may be acquired at a time without giving up reading ahead
   virtual size_t at_once() const = 0;
 
