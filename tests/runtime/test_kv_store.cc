@@ -393,8 +393,7 @@ TEST_CASE("whichever request fails once, the store goes on; where all fail, it e
           CHECK(e.fault() == Fault::io);
           CHECK_THAT(e.what(), Catch::Contains("/spill/file: ") && Catch::Contains(" at offset ") && Catch::Contains(": Input/output error. Check the disk"));
         }
-        CHECK((failed || !lasting || at > n / 2));
-        failures += failed;
+        failures += failed;  // not each: a page that was not written stays in memory, and may never be read again
         // pages that could not be written are still in memory: what is committed is whole
         disk.io.set_faults({});
         std::vector<std::pair<SequenceId, int64_t>> all;

@@ -43,7 +43,7 @@ struct MemoryPlan {
   };
 
   uint64_t budget_bytes = 0;
-  uint64_t process_bytes = 0;        // the program, tokenizer, vectors, books, and room for small things
+  uint64_t process_bytes = 0;        // the program, tokenizer, vectors, books
   WeightPlacement weights;
   uint64_t ring_bytes = 0;           // slots for streamed row blocks
   uint64_t rows_bytes = 0;           // single rows of an embedding that is not in memory
@@ -68,7 +68,9 @@ struct MemoryPlan {
       sum += piece(bytes);
     return round_up<uint64_t>(sum, Buffer::kHugePage);
   }
-  uint64_t memory_bytes() const { return process_bytes + kernels_bytes + arena_bytes(); }
+  // The kernel keeps a page of its tables for each huge page and counts it; and small things that nobody plans
+  uint64_t overhead_bytes() const { return arena_bytes() / 512 + std::clamp<uint64_t>(arena_bytes() / 64, 4_MiB, 16_MiB); }
+  uint64_t memory_bytes() const { return process_bytes + overhead_bytes() + kernels_bytes + arena_bytes(); }
   uint64_t spill_bytes() const { return kv.disk_bytes() + hidden_disk_bytes; }
   uint64_t missing_bytes() const { return memory_bytes() > budget_bytes ? memory_bytes() - budget_bytes : 0; }
 
@@ -78,7 +80,7 @@ struct MemoryPlan {
   }
 
   std::vector<Line> lines() const {
-    return {{"program, tables, vectors", process_bytes, 0},
+    return {{"program, tables, vectors", process_bytes + overhead_bytes(), 0},
             {"weights", weights.resident_bytes(), weights.streamed_bytes()},
             {"weights on their way", ring_bytes + rows_bytes, 0},
             {"KV cache", static_cast<uint64_t>(kv.memory_pages + kv.unfilled_pages) * kv.frame_bytes, kv.disk_bytes()},
@@ -127,9 +129,7 @@ class MemoryPlanner {
     for (const FileTensor& t : file_.tensors())
       if (t.is_vector()) vectors += static_cast<uint64_t>(t.shape[0]) * sizeof(float);
     const uint64_t books = file_.blocks().size() * 128 + static_cast<uint64_t>(demand_.sequences * demand_.tokens_per_sequence) * 8;
-    // the kernel keeps a page of its tables for each huge page, and counts it
-    const uint64_t page_tables = plan_.budget_bytes / 512;
-    plan_.process_bytes = process.used_bytes + vectors + books + page_tables + 16_MiB;
+    plan_.process_bytes = process.used_bytes + vectors + books;
   }
 
   void count_activations() {
