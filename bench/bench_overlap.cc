@@ -124,7 +124,7 @@ class OverlapBench {
   }
 
  private:
-  static constexpr size_t kBlocksAtOnce = Sweep::kFewBlocks;
+  static constexpr size_t kBlocksAtOnce = 4;
   using Compute = std::function<void(size_t chunk, const WeightView&)>;
 
   // The layers' matrices in the order of a sweep, from the first on, as many as the limit allows

@@ -122,7 +122,7 @@ class MemoryPlanner {
   static constexpr uint64_t kRingBytes = 64_MiB;      // 4 x (3 GB/s x 5 ms): more look-ahead measured no gain
   static constexpr uint64_t kActivationBytes = 256_MiB;
   static constexpr uint64_t kLogitsBytes = 64_MiB;
-  static constexpr size_t kLeastSlots = 2 * Sweep::kFewBlocks;
+  static constexpr size_t kLeastSlots = 8, kSlotsWithoutOverlap = 4;
 
   void count_process(const ProcessMemory& process) {
     uint64_t vectors = 0;
@@ -192,7 +192,7 @@ class MemoryPlanner {
     const uint64_t slot = TieredWeights::slot_bytes(file_);
     // of a small model a quarter, or the ring would be all of it
     const uint64_t ahead = policy_.look_ahead_bytes ? policy_.look_ahead_bytes : std::min(kRingBytes, plan_.weights.streamed_bytes() / 4);
-    uint64_t slots = policy_.overlap ? std::max<uint64_t>(kLeastSlots, ahead / slot) : Sweep::kFewBlocks;
+    uint64_t slots = policy_.overlap ? std::max<uint64_t>(kLeastSlots, ahead / slot) : kSlotsWithoutOverlap;
     if (plan_.activation_share < 1) slots += most_held();
     plan_.ring_bytes = slots * slot;
     for (const Operation& op : program_.body.front().operations) {

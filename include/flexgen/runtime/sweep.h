@@ -81,10 +81,8 @@ struct LogitsRow {
 // thread: one at a time
 class Sweep {
  public:
-  // Row blocks of about 2 MiB that go through all micro-batches together. A few tokens: rows for every thread, and still in the
-  // second-level caches for the next micro-batch. Many: a kernel rearranges its input once for all of them.
-  static constexpr size_t kFewBlocks = 4, kManyBlocks = 16;
-  static constexpr int64_t kManyTokens = 128;
+  // Row blocks of about 2 MiB that are acquired together, where there are so many: a kernel rearranges its input once for all of them
+  static constexpr size_t kBlocksAtOnce = 16;
   static constexpr int64_t kTokensAtOnce = 512;  // that linear gets together, of small micro-batches: it is faster with more
 
   Sweep(const ModelDescription& model, const Backend& backend, Queue queue, WeightStream& weights, KvStore& cache, SweepOptions options = {})
@@ -265,7 +263,7 @@ class Sweep {
 
   void run_linear(const Operation& op, int64_t layer, std::span<Rows> batches) {
     const size_t blocks = weights_.n_blocks(*op.weight);
-    const size_t at_once = std::clamp(weights_.at_once(), size_t{1}, joined(batches).first.n_tok >= kManyTokens ? kManyBlocks : kFewBlocks);
+    const size_t at_once = std::clamp(weights_.at_once(), size_t{1}, kBlocksAtOnce);
     for (size_t first = 0; first < blocks;) {
       const size_t last = std::min(blocks, first + at_once);
       const WeightView w = weights_.acquire(*op.weight, first, last);
