@@ -70,6 +70,7 @@ TEST_CASE("converted models give HF's greedy tokens, and HF's ids for the prompt
 
 TEST_CASE("tokens are the same wherever weights, cache and activations lie", "[engine][golden]") {
   for (const char* name : {"golden/prenorm-f16-bin", "golden/postnorm-proj-f16", "golden/head128-bf16-sharded"}) {
+    if (FLEXGEN_SANITIZED && std::string(name) != "golden/postnorm-proj-f16") continue;  // minutes with, and the same code
     const Golden g(testing::test_data(name));
     CAPTURE(g.name);
     const TempDir dir;
