@@ -23,6 +23,7 @@
 #include "flexgen/base/bytes.h"
 #include "flexgen/base/checked.h"
 #include "flexgen/base/error.h"
+#include "flexgen/memory/buffer.h"
 
 namespace flexgen {
 
@@ -57,7 +58,7 @@ inline std::optional<double> huge_page_share(std::istream& smaps, uintptr_t begi
 
 class Arena {
  public:
-  static constexpr size_t kHugePage = 2_MiB;
+  static constexpr size_t kHugePage = Buffer::kHugePage;
 
   Arena() = default;
   // Rounded up to whole huge pages; all of it is touched, and pinned where there is a pinner, which outlives the arena. Throws
@@ -120,10 +121,6 @@ class Arena {
  private:
   static constexpr size_t kMostBytes = size_t{1} << 62;
   static constexpr int kPopulateWrite = 23, kCollapse = 25;  // MADV_POPULATE_WRITE (Linux 5.14), MADV_COLLAPSE (6.1)
-
-  [[noreturn]] static void out_of_memory(size_t size_bytes) {
-    fail(Fault::space, "out of memory: {} were asked for. Lower the memory budget or close other programs", format_bytes(size_bytes));
-  }
 
   // Writes to every page, which keep what they hold. Several threads: memory that a virtual machine has never used comes at 2.5 s a GB.
   void touch(std::byte* at, size_t bytes) {

@@ -15,6 +15,10 @@
 
 namespace flexgen {
 
+[[noreturn]] inline void out_of_memory(size_t size_bytes) {
+  fail(Fault::space, "out of memory: {} were asked for. Lower the memory budget or close other programs", format_bytes(size_bytes));
+}
+
 class Buffer {
  public:
   static constexpr size_t kHugePage = 2_MiB;
@@ -55,9 +59,6 @@ class Buffer {
  private:
   static constexpr size_t kMostBytes = size_t{1} << 62;  // rounding up to pages stays far from overflow
 
-  [[noreturn]] static void out_of_memory(size_t size_bytes) {
-    fail(Fault::space, "out of memory: {} were asked for. Lower the memory budget or close other programs", format_bytes(size_bytes));
-  }
   void swap(Buffer& o) noexcept {
     std::swap(base_, o.base_);
     std::swap(data_, o.data_);
