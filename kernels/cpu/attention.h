@@ -133,14 +133,14 @@ void attention_of(const AttentionTask& a) {
   // One or two rows read the cache once, as it is, and ask for the next block meanwhile. With more rows a block is converted once;
   // whole vectors in f32 need no conversion.
   const bool few = rows <= 2, convert = !few && (kSize != sizeof(float) || d % kLanes != 0);
-  const int64_t n_positions = a.first_position + a.n_tok;
-  for (int64_t start = 0; start < n_positions; start += kAttentionBlock) {
+  const int64_t n_positions = a.first_position + a.n_tok < a.end ? a.first_position + a.n_tok : a.end;
+  for (int64_t start = a.begin; start < n_positions; start += kAttentionBlock) {
     const int64_t after = start + kAttentionBlock < n_positions ? start + kAttentionBlock : start;
     const int64_t at = (a.page_offset + start % a.page_tokens * d) * kSize, next_at = (a.page_offset + after % a.page_tokens * d) * kSize;
     KvBlock kv{a.k_pages[start / a.page_tokens] + at, a.v_pages[start / a.page_tokens] + at, a.k_pages[after / a.page_tokens] + next_at,
                a.v_pages[after / a.page_tokens] + next_at, d * kSize, d};
+    const int64_t there = n_positions - start < kAttentionBlock ? n_positions - start : kAttentionBlock;
     if (convert) {
-      const int64_t there = n_positions - start < kAttentionBlock ? n_positions - start : kAttentionBlock;
       for (int64_t j = 0; j < there; ++j)
         for (int64_t e = 0; e < d; e += kLanes) {
           const int64_t from = (j * d + e) * kSize;
@@ -155,7 +155,7 @@ void attention_of(const AttentionTask& a) {
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t seen = a.first_position + r / a.group + 1 - start;
       if (seen <= 0) continue;
-      const int64_t n = seen < kAttentionBlock ? seen : kAttentionBlock;
+      const int64_t n = seen < there ? seen : there;
       float *const qr = q + r * width, *const pr = p + r * kAttentionBlock, *const sr = state + r * kLanes, *const orow = o + r * width;
       if (convert)
         attend_block<V, float, false>(qr, kv, n, pr, sr, orow);
@@ -168,6 +168,12 @@ void attention_of(const AttentionTask& a) {
   for (int64_t r = 0; r < rows; ++r) {
     float* const y = a.y + r / a.group * a.y_stride + r % a.group * d;
     const V sum{state[r * kLanes + 1]};
+    if (a.maximum) {
+      a.maximum[r / a.group * a.state_stride + r % a.group] = state[r * kLanes];
+      a.sum[r / a.group * a.state_stride + r % a.group] = state[r * kLanes + 1];
+      for (int64_t e = 0; e < d; e += kLanes) store_upto(V::load(o + r * width + e), y + e, d - e);
+      continue;
+    }
     for (int64_t e = 0; e < d; e += kLanes) store_upto(V::load(o + r * width + e) / sum, y + e, d - e);
   }
 }

@@ -128,37 +128,62 @@ void kv_append(const Kernels& kernels, const KvAppendArgs& a, Queue queue) {
   });
 }
 
-void attention(const Kernels& kernels, const AttentionArgs& a, Queue queue) {
-  const KvLayout& l = a.layout;
-  const int64_t group = a.n_heads / l.n_heads;
+namespace {
+
+// Tokens of a span and their query heads in tasks; fill(task, row, head, span) adds where the result goes
+template <typename Fill>
+void run_attention(const Kernels& kernels, MatView<const float> q, int64_t n_heads, float scale, const KvLayout& l, std::span<const KvSpan> spans, Queue queue,
+                   Fill&& fill) {
+  const int64_t group = n_heads / l.n_heads;
   const int64_t tile = std::max<int64_t>(1, kAttentionRows / group);  // tokens
   thread_local TaskList kept;
   TaskList& tasks = kept;
   tasks.clear();
-  for (const KvSpan& s : a.spans) tasks.add(pieces(s.n_tok, tile) * l.n_heads);
+  for (const KvSpan& s : spans) tasks.add(pieces(s.n_tok, tile) * l.n_heads);
   queue.pool->parallel_for(tasks.size(), [&](int64_t task, int) {
     const auto [item, index] = tasks.find(task);
-    const KvSpan& s = a.spans[item];
+    const KvSpan& s = spans[item];
     const int64_t tiles = pieces(s.n_tok, tile), head = index / tiles;  // the tiles of a head one after another: its pages are in cache
     // the last tile first: it is the longest
     const int64_t first = (tiles - 1 - index % tiles) * tile;
     AttentionTask t;
     t.n_tok = std::min(tile, s.n_tok - first);
-    t.q = a.q.row(s.first_row + first) + head * group * l.head_dim;
-    t.q_stride = a.q.stride;
-    t.y = a.y.row(s.first_row + first) + head * group * l.head_dim;
-    t.y_stride = a.y.stride;
+    t.q = q.row(s.first_row + first) + head * group * l.head_dim;
+    t.q_stride = q.stride;
     t.group = group;
     t.first_position = s.first_position + first;
+    t.end = t.first_position + t.n_tok;
     t.head_dim = l.head_dim;
     t.page_tokens = l.page_tokens;
     t.page_offset = head * l.page_tokens * l.head_dim;
     t.dtype = l.dtype;
     t.k_pages = s.k_pages;
     t.v_pages = s.v_pages;
-    t.scale = a.scale;
+    t.scale = scale;
     t.scratch = scratch<Scratch::task>(attention_scratch(t.n_tok * group, l.head_dim));
+    fill(t, s.first_row + first, head * group, item);
     kernels.attention(t);
+  });
+}
+
+}  // namespace
+
+void attention(const Kernels& kernels, const AttentionArgs& a, Queue queue) {
+  run_attention(kernels, a.q, a.n_heads, a.scale, a.layout, a.spans, queue, [&](AttentionTask& t, int64_t row, int64_t head, size_t) {
+    t.y = a.y.row(row) + head * a.layout.head_dim;
+    t.y_stride = a.y.stride;
+  });
+}
+
+void attention_partial(const Kernels& kernels, const AttentionPartialArgs& a, Queue queue) {
+  run_attention(kernels, a.q, a.n_heads, a.scale, a.layout, a.spans, queue, [&](AttentionTask& t, int64_t row, int64_t head, size_t span) {
+    t.y = a.o.row(row) + head * a.layout.head_dim;
+    t.y_stride = a.o.stride;
+    t.maximum = a.maximum.row(row) + head;
+    t.sum = a.sum.row(row) + head;
+    t.state_stride = a.maximum.stride;
+    t.begin = a.ranges[span].begin;
+    t.end = std::min(t.end, a.ranges[span].end);
   });
 }
 

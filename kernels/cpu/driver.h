@@ -16,6 +16,7 @@ void layer_norm(const Kernels& kernels, const LayerNormArgs& a, Queue queue);
 void embed(const Kernels& kernels, const EmbedArgs& a, Queue queue);
 void kv_append(const Kernels& kernels, const KvAppendArgs& a, Queue queue);
 void attention(const Kernels& kernels, const AttentionArgs& a, Queue queue);
+void attention_partial(const Kernels& kernels, const AttentionPartialArgs& a, Queue queue);
 
 // K is an object with linkage whose value is read at the call, never during static initialisation
 template <const Kernels& K>
@@ -25,7 +26,8 @@ constexpr Backend make_backend(std::string_view name) {
           [](const LayerNormArgs& a, Queue q) { layer_norm(K, a, q); },
           [](const EmbedArgs& a, Queue q) { embed(K, a, q); },
           [](const KvAppendArgs& a, Queue q) { kv_append(K, a, q); },
-          [](const AttentionArgs& a, Queue q) { attention(K, a, q); }};
+          [](const AttentionArgs& a, Queue q) { attention(K, a, q); },
+          [](const AttentionPartialArgs& a, Queue q) { attention_partial(K, a, q); }};
 }
 
 }  // namespace flexgen::cpu

@@ -49,11 +49,16 @@ constexpr size_t linear_scratch(int64_t n_tok) {
 struct AttentionTask {
   const float* q = nullptr;     // row of the first token, first of the group's heads
   int64_t q_stride = 0;         // between tokens
-  float* y = nullptr;
+  float* y = nullptr;           // o not divided, where a part is asked for
   int64_t y_stride = 0;
+  float* maximum = nullptr;     // a part: [n_tok, group], state_stride between tokens; null: everything, divided
+  float* sum = nullptr;
+  int64_t state_stride = 0;
   int64_t n_tok = 0;
   int64_t group = 0;            // query heads per KV head
   int64_t first_position = 0;   // of the first token
+  int64_t begin = 0;            // positions [begin, end) of those that a token sees; begin a multiple of kAttentionBlock
+  int64_t end = 0;
   int64_t head_dim = 0;
   int64_t page_tokens = 0;
   int64_t page_offset = 0;      // elements from a page's start to the KV head

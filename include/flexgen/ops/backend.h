@@ -22,6 +22,7 @@ struct Backend {
   void (*embed)(const EmbedArgs&, Queue);
   void (*kv_append)(const KvAppendArgs&, Queue);
   void (*attention)(const AttentionArgs&, Queue);
+  void (*attention_partial)(const AttentionPartialArgs&, Queue);
 };
 
 inline void linear(const Backend& b, const LinearArgs& a, Queue q) { check(a); b.linear(a, q); }
@@ -29,5 +30,6 @@ inline void layer_norm(const Backend& b, const LayerNormArgs& a, Queue q) { chec
 inline void embed(const Backend& b, const EmbedArgs& a, Queue q) { check(a); b.embed(a, q); }
 inline void kv_append(const Backend& b, const KvAppendArgs& a, Queue q) { check(a); b.kv_append(a, q); }
 inline void attention(const Backend& b, const AttentionArgs& a, Queue q) { check(a); b.attention(a, q); }
+inline void attention_partial(const Backend& b, const AttentionPartialArgs& a, Queue q) { check(a); b.attention_partial(a, q); }
 
 }  // namespace flexgen

@@ -100,6 +100,28 @@ struct AttentionArgs {
   std::span<const KvSpan> spans;
 };
 
+// Positions [begin, end) of a sequence
+struct PositionRange {
+  int64_t begin = 0;                 // a multiple of kAttentionBlock
+  int64_t end = 0;                   // any; tokens see none behind themselves
+};
+
+// Attention over a part of each span's positions, to be merged with the other parts (ops/attention_partial.h): of those that a token
+// sees, the blocks of its range merge as in `attention`, and what is left out is the division. Only the pages of the range are read.
+//   o = sum of exp(score - maximum) v;  maximum = max score;  sum = sum of exp(score - maximum)
+// A token that sees no position of its range has o = 0, maximum = -infinity, sum = 0.
+struct AttentionPartialArgs {
+  MatView<const float> q;            // [T, H*D]
+  MatView<float> o;                  // [T, H*D]; must not overlap q
+  MatView<float> maximum;            // [T, H]
+  MatView<float> sum;                // [T, H], the stride of maximum
+  int64_t n_heads = 0;               // H, a multiple of layout.n_heads
+  float scale = 1;
+  KvLayout layout;
+  std::span<const KvSpan> spans;
+  std::span<const PositionRange> ranges;  // one for each span
+};
+
 namespace detail {
 template <typename T>
 void check_view(const MatView<T>& m, const char* what) {
@@ -159,6 +181,16 @@ inline void check(const AttentionArgs& a) {
   FG_CHECK(a.n_heads > 0 && a.n_heads % a.layout.n_heads == 0, "{} query heads, {} KV heads", a.n_heads, a.layout.n_heads);
   const int64_t width = a.n_heads * a.layout.head_dim;
   FG_CHECK(a.q.rows == a.y.rows && a.q.cols == width && a.y.cols == width, "q {} x {}, y {} x {}, width {}", a.q.rows, a.q.cols, a.y.rows, a.y.cols, width);
+}
+inline void check(const AttentionPartialArgs& a) {
+  check(AttentionArgs{a.q, a.o, a.n_heads, a.scale, a.layout, a.spans});
+  detail::check_view(a.maximum, "maximum");
+  detail::check_view(a.sum, "sum");
+  FG_CHECK(a.maximum.rows == a.q.rows && a.maximum.cols == a.n_heads && a.sum.rows == a.q.rows && a.sum.cols == a.n_heads && a.sum.stride == a.maximum.stride,
+           "maximum {} x {}, stride {}, sum {} x {}, stride {}, {} tokens, {} heads", a.maximum.rows, a.maximum.cols, a.maximum.stride, a.sum.rows, a.sum.cols,
+           a.sum.stride, a.q.rows, a.n_heads);
+  FG_CHECK(a.ranges.size() == a.spans.size(), "{} ranges for {} spans", a.ranges.size(), a.spans.size());
+  for (const PositionRange& r : a.ranges) FG_CHECK(r.begin >= 0 && r.begin % kAttentionBlock == 0 && r.begin <= r.end, "positions [{}, {})", r.begin, r.end);
 }
 
 }  // namespace flexgen

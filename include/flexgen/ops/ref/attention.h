@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// References of kv_append and attention: the softmax over all positions at once, in double.
+// References of kv_append, attention and attention_partial: the softmax over all positions at once, in double.
 #pragma once
 
 #include <algorithm>
@@ -31,33 +31,58 @@ inline void kv_append(const KvAppendArgs& a, Queue) {
     }
 }
 
+// Positions that a token sees of a range, all at once, in double: o not divided
+struct SeenPositions {
+  std::vector<double> o;
+  double maximum = -std::numeric_limits<double>::infinity();
+  double sum = 0;
+};
+
+inline SeenPositions attend(const KvLayout& l, const KvSpan& s, const float* q, int64_t kv_head, float scale, int64_t begin, int64_t end) {
+  SeenPositions r;
+  r.o.assign(static_cast<size_t>(l.head_dim), 0.0);
+  const auto load = [&](std::byte* const* pages, int64_t position, int64_t d) {
+    return static_cast<double>(load_element(l.dtype, pages[position / l.page_tokens], page_index(l, kv_head, position) + static_cast<size_t>(d)));
+  };
+  std::vector<double> score;
+  for (int64_t j = begin; j < end; ++j) {
+    double dot = 0;
+    for (int64_t d = 0; d < l.head_dim; ++d) dot += static_cast<double>(q[d]) * load(s.k_pages, j, d);
+    score.push_back(dot * static_cast<double>(scale));
+    r.maximum = std::max(r.maximum, score.back());
+  }
+  for (int64_t j = begin; j < end; ++j) {
+    const double e = std::exp(score[static_cast<size_t>(j - begin)] - r.maximum);
+    r.sum += e;
+    for (int64_t d = 0; d < l.head_dim; ++d) r.o[static_cast<size_t>(d)] += e * load(s.v_pages, j, d);
+  }
+  return r;
+}
+
 inline void attention(const AttentionArgs& a, Queue) {
   const KvLayout& l = a.layout;
-  std::vector<double> p, o(static_cast<size_t>(l.head_dim));
   for (const KvSpan& s : a.spans)
     for (int64_t i = 0; i < s.n_tok; ++i)
       for (int64_t h = 0; h < a.n_heads; ++h) {
-        const int64_t kv_head = h / (a.n_heads / l.n_heads), n_positions = s.first_position + i + 1;
-        const float* q = a.q.row(s.first_row + i) + h * l.head_dim;
-        const auto load = [&](std::byte* const* pages, int64_t position, int64_t d) {
-          return static_cast<double>(load_element(l.dtype, pages[position / l.page_tokens], page_index(l, kv_head, position) + static_cast<size_t>(d)));
-        };
-        p.assign(static_cast<size_t>(n_positions), 0);
-        double maximum = -std::numeric_limits<double>::infinity(), sum = 0;
-        for (int64_t j = 0; j < n_positions; ++j) {
-          double dot = 0;
-          for (int64_t d = 0; d < l.head_dim; ++d) dot += static_cast<double>(q[d]) * load(s.k_pages, j, d);
-          p[static_cast<size_t>(j)] = dot * static_cast<double>(a.scale);
-          maximum = std::max(maximum, p[static_cast<size_t>(j)]);
-        }
-        std::fill(o.begin(), o.end(), 0.0);
-        for (int64_t j = 0; j < n_positions; ++j) {
-          const double e = std::exp(p[static_cast<size_t>(j)] - maximum);
-          sum += e;
-          for (int64_t d = 0; d < l.head_dim; ++d) o[static_cast<size_t>(d)] += e * load(s.v_pages, j, d);
-        }
-        for (int64_t d = 0; d < l.head_dim; ++d) a.y.row(s.first_row + i)[h * l.head_dim + d] = static_cast<float>(o[static_cast<size_t>(d)] / sum);
+        const SeenPositions r = attend(l, s, a.q.row(s.first_row + i) + h * l.head_dim, h / (a.n_heads / l.n_heads), a.scale, 0, s.first_position + i + 1);
+        for (int64_t d = 0; d < l.head_dim; ++d) a.y.row(s.first_row + i)[h * l.head_dim + d] = static_cast<float>(r.o[static_cast<size_t>(d)] / r.sum);
       }
+}
+
+inline void attention_partial(const AttentionPartialArgs& a, Queue) {
+  const KvLayout& l = a.layout;
+  for (size_t n = 0; n < a.spans.size(); ++n) {
+    const KvSpan& s = a.spans[n];
+    for (int64_t i = 0; i < s.n_tok; ++i)
+      for (int64_t h = 0; h < a.n_heads; ++h) {
+        const int64_t row = s.first_row + i;
+        const SeenPositions r = attend(l, s, a.q.row(row) + h * l.head_dim, h / (a.n_heads / l.n_heads), a.scale, a.ranges[n].begin,
+                                       std::min(a.ranges[n].end, s.first_position + i + 1));
+        for (int64_t d = 0; d < l.head_dim; ++d) a.o.row(row)[h * l.head_dim + d] = static_cast<float>(r.o[static_cast<size_t>(d)]);
+        a.maximum.row(row)[h] = static_cast<float>(r.maximum);
+        a.sum.row(row)[h] = static_cast<float>(r.sum);
+      }
+  }
 }
 
 }  // namespace flexgen::ref
