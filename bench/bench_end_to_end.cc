@@ -105,10 +105,9 @@ class EndToEnd {
       load_s_ = seconds_now() - load;
       for (int64_t first = 0; first < o_.prompts; first += block()) run_block(first, std::min(block(), o_.prompts - first));
       report();
+      offload.check_disk();
     }
-    if (trace_file_) {
-      write_trace();
-    }
+    if (trace_file_) write_trace();
     return 0;
   }
 

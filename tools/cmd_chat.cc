@@ -206,7 +206,9 @@ int chat(const ChatOptions& o) {
   LoadedModel loaded(o.model, o.engine);
   const int64_t context = loaded.model().description().max_positions;
   loaded.load({.sequences = 1, .tokens_per_sequence = context, .total_tokens = context, .sweep_tokens = context, .logits = 1});
-  return Chat(loaded, framing, settings).run();
+  const int result = Chat(loaded, framing, settings).run();
+  loaded.offload().check_disk();
+  return result;
 }
 
 }  // namespace

@@ -71,7 +71,7 @@ int run(const Options& o) {
                         [&](int64_t n) { done.store(static_cast<uint64_t>(n), std::memory_order_relaxed); }, &interrupted);
   }
   const double seconds = watch.seconds();
-  loaded.check_disk();
+  loaded.offload().check_disk();
   if (o.json) {
     const nlohmann::ordered_json out{{"model", o.model},          {"text", o.text},          {"max_length", p.max_length},
                                      {"stride", p.stride},        {"tokens", result.tokens}, {"nll", result.nll},

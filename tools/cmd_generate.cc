@@ -282,7 +282,7 @@ int run_prompts(const Options& o, std::vector<Prompt>& prompts, SmallFile* stats
                                  .flow = flow(loaded) - before};
   if (o.stats || ::isatty(STDERR_FILENO) == 1) fmt::print(stderr, "\n{}", table(statistics));
   if (stats_file) stats_file->commit(to_json(statistics).dump(1) + "\n");
-  if (result != exit_code(Fault::interrupted)) loaded.check_disk();
+  if (result != exit_code(Fault::interrupted)) loaded.offload().check_disk();
   return result;
 }
 

@@ -106,10 +106,4 @@ void LoadedModel::load(const Demand& demand) {
   load_s_ = watch.seconds();
 }
 
-void LoadedModel::check_disk() const {
-  offload_->io().drain();
-  if (const uint64_t n = offload_->io().statistics().errors; n > 0)
-    fail(Fault::io, "{}: {} reads or writes that nothing waited for failed in the end. The answers are complete; check the disk and the system's log", path_, n);
-}
-
 }  // namespace flexgen::tools

@@ -43,10 +43,6 @@ class LoadedModel {
   // Plans, prints the plan where it says something, and reads. What does not fit is a Fault::space before anything is read.
   void load(const Demand& demand);
 
-  // At the end of a run: what was read ahead and never needed, or written behind and never read again, may have failed unseen. The disk
-  // is then a Fault::io, although all answers are right.
-  void check_disk() const;
-
   const std::string& path() const { return path_; }
   const LanguageModel& model() const { return model_; }
   Engine& engine() { return *engine_; }

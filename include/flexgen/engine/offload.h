@@ -56,6 +56,15 @@ class Offload {
   TieredWeights& weights() { return *weights_; }
   const TieredWeights& weights() const { return *weights_; }
 
+  // At the end of a run: what was read ahead and never needed, or written behind and never read again, may have failed unseen. The disk
+  // is then a Fault::io, although all answers are right.
+  void check_disk() const {
+    io_->drain();
+    if (const uint64_t n = io_->statistics().errors; n > 0)
+      fail(Fault::io, "{}: {} reads or writes that nothing waited for failed in the end. The answers are complete; check the disk and the system's log",
+           file_.path(), n);
+  }
+
   KvOptions kv_options() const {
     KvOptions o = KvOptions::planned(plan_.kv_demand.n_layers, plan_.kv_demand.layout, plan_.kv, plan_.kv_demand.memory_share, policy_.overlap);
     o.memory = kv_;
