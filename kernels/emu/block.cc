@@ -54,6 +54,7 @@ void Block::prepare(uint64_t index) {
   for (Barrier& barrier : barriers_) {
     barrier = Barrier{};
     barrier.waiting.assign(n_warps, 0);
+    barrier.present.assign(n_warps, 0);
   }
   while (threads_.size() < n_threads_) {  // one guard page below each stack; the stacks stay for the next block
     std::byte* stack = stacks_ + kStackStride * threads_.size() + kGuardBytes;

@@ -55,7 +55,8 @@ struct Barrier {
   BarrierOperation operation = BarrierOperation::sync;
   Location where;
   std::vector<uint32_t> waiting;  // a mask of lanes for each warp
-  std::vector<uint32_t> members;  // threads that arrived, whether they wait or not
+  std::vector<uint32_t> present;  // ... who arrived, whether they wait or not
+  std::vector<uint32_t> members;  // ... the same as indices of threads
 };
 
 // What all blocks of a launch share

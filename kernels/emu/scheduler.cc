@@ -153,6 +153,7 @@ void Block::complete(Barrier& b) {
   b.arrived = b.true_predicates = 0;
   b.members.clear();
   std::fill(b.waiting.begin(), b.waiting.end(), 0);
+  std::fill(b.present.begin(), b.present.end(), 0);
 }
 
 int Block::barrier(uint32_t id, uint32_t threads, BarrierOperation operation, int predicate, Location where) {
@@ -171,6 +172,11 @@ int Block::barrier(uint32_t id, uint32_t threads, BarrierOperation operation, in
   } else if (b.wanted != threads) {
     stop(Problem::divergence, {where}, fmt::format("barrier {} for {} threads, while others wait in it for {}. Give the same number everywhere", id, threads, b.wanted));
   }
+  uint32_t& present = b.present[current_ / 32];
+  if ((present & lane_bit()) != 0)
+    stop(Problem::divergence, {where}, fmt::format("this thread is already in barrier {}, which waits for {} more. Let it wait for the others before it arrives again", id,
+                                                   b.wanted - b.arrived));
+  present |= lane_bit();
   ++b.arrived;
   b.true_predicates += predicate != 0;
   b.members.push_back(current_);

@@ -7,6 +7,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/cuda/core/qualifiers.h"
 
@@ -37,16 +38,25 @@ FG_DEVICE T from_float(float v) {
   }
 }
 
+// The bits of v as a To; std::bit_cast is not for device code
+template <typename To, typename From>
+FG_DEVICE To bits(const From& v) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(&to, &v, sizeof(To));
+  return to;
+}
+
 // Two values as one register, the first in the low half
 template <typename T>
 FG_DEVICE uint32_t pack(float low, float high) {
   static_assert(kIsHalf<T> || kIsBfloat<T>);
   if constexpr (kIsBfloat<T>) {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return reinterpret_cast<const uint32_t&>(pair);
+    return bits<uint32_t>(pair);
   } else {
     const __half2 pair = __floats2half2_rn(low, high);
-    return reinterpret_cast<const uint32_t&>(pair);
+    return bits<uint32_t>(pair);
   }
 }
 
@@ -54,9 +64,9 @@ template <typename T>
 FG_DEVICE float2 unpack(uint32_t pair) {
   static_assert(kIsHalf<T> || kIsBfloat<T>);
   if constexpr (kIsBfloat<T>) {
-    return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
+    return __bfloat1622float2(bits<__nv_bfloat162>(pair));
   } else {
-    return __half22float2(reinterpret_cast<const __half2&>(pair));
+    return __half22float2(bits<__half2>(pair));
   }
 }
 
