@@ -22,6 +22,13 @@ target_include_directories(flexgen_emu PUBLIC ${CMAKE_SOURCE_DIR})
 target_include_directories(flexgen_emu SYSTEM PUBLIC ${FLEXGEN_CUDA_HEADERS})
 target_link_libraries(flexgen_emu PUBLIC flexgen_core PRIVATE flexgen_dev)
 target_compile_options(flexgen_emu PRIVATE -O2)
+if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")  # which has its own switch of fibers; ucontext is the last resort
+  find_package(Boost QUIET COMPONENTS context)
+  if(Boost_FOUND)
+    target_compile_definitions(flexgen_emu PRIVATE FLEXGEN_EMU_BOOST=1)
+    target_link_libraries(flexgen_emu PRIVATE Boost::context)
+  endif()
+endif()
 
 # add_emulated_test(<name> <sources>...): test_<name>, which runs kernels in the emulator, as the ctest <name>
 # add_emulated_test(<name> RACE <sources>...): the same with a call of the emulator at each load and store. Race mode is those calls

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The switch between fibers: own assembly on x86-64, boost.context elsewhere where it is found, ucontext otherwise (3 times slower).
-// FLEXGEN_EMU_BOOST and FLEXGEN_EMU_UCONTEXT choose one by hand.
+// The switch between fibers: own assembly on x86-64; elsewhere boost.context where CMake finds it, else ucontext, which asks the
+// operating system at each switch and makes the emulator's tests take twice as long. FLEXGEN_EMU_BOOST and FLEXGEN_EMU_UCONTEXT choose.
 #pragma once
 
 #include <cstddef>
