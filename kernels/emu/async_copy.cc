@@ -46,13 +46,14 @@ void copy_async(void* shared, const void* global, uint32_t bytes, bool valid, Lo
   AsyncCopy copy{shared, global, bytes, valid ? bytes : 0, 0, false, where};
   if (b.race() && valid) b.access(global, bytes, Access::read, site);
   if (b.options().sm < kFirstWithAsyncCopies) {  // a plain load and store
-    if (b.race()) b.access_shared(shared, bytes, Access::write, site);
+    if (b.race()) b.access(shared, bytes, Access::write, site);
     return land(copy);
   }
   if (b.race()) {
     const size_t at = b.shared.offset(shared);
     if (b.shared.array_of(at, bytes) == nullptr) b.access_shared(shared, bytes, Access::write, site);  // says what is wrong
     b.report(b.races.copy_issued(b.thread_index(), at, bytes, site), Access::write, bytes, site);
+    if (b.options().count) b.requests.shared(b.thread_index(), site.key(), true, at, bytes);
   }
   if (b.lands_early()) {
     land(copy);

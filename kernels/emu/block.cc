@@ -48,6 +48,7 @@ void Block::prepare(uint64_t index) {
   statistics.blocks = 1;
   shared.begin_block(shape.dynamic_bytes, options().poison);
   if (race()) races.begin_block(n_threads_);
+  requests.begin_block();
 
   const uint32_t n_warps = (n_threads_ + 31) / 32;
   warps_.assign(n_warps, Warp{});
@@ -150,13 +151,19 @@ bool Block::is_local(uintptr_t p) const {
 }
 
 void Block::access(const void* p, size_t bytes, Access kind, const Site& site) {
-  if (shared.contains(p)) return access_shared(p, bytes, kind, site);
+  if (shared.contains(p)) {
+    access_shared(p, bytes, kind, site);
+    if (options().count) requests.shared(current_, site.key(), kind != Access::read, shared.offset(p), bytes);
+    return;
+  }
   const auto at = reinterpret_cast<uintptr_t>(p);
   if (is_local(at)) return;
-  if (buffer_of(*launch_->buffers, at, bytes) == nullptr)
+  const GlobalBuffer* buffer = buffer_of(*launch_->buffers, at, bytes);
+  if (buffer == nullptr)
     stop(Problem::out_of_bounds, site,
          fmt::format("{} {}. Guard the access; a buffer that the kernel may touch must be registered", kind == Access::read ? "reads" : "writes",
                      describe_global(*launch_->buffers, at, bytes)));
+  if (options().count) requests.global(current_, site.key(), kind != Access::read, static_cast<size_t>(buffer - launch_->buffers->data()), at, bytes);
 }
 
 void Block::access_shared(const void* p, size_t bytes, Access kind, const Site& site) {

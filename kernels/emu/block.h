@@ -18,6 +18,7 @@
 #include "kernels/emu/global_memory.h"
 #include "kernels/emu/place.h"
 #include "kernels/emu/race.h"
+#include "kernels/emu/requests.h"
 #include "kernels/emu/shared_memory.h"
 #include "kernels/emu/warp.h"
 
@@ -108,6 +109,7 @@ class Block {
 
   SharedMemory shared;
   RaceChecker races;
+  RequestCounter requests;
   Statistics statistics;
   bool inside = false;  // the emulator's own code runs: its loads and stores are not the kernel's
 

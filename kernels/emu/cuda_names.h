@@ -172,7 +172,11 @@ T atomicCAS(T* p, std::type_identity_t<T> expected, std::type_identity_t<T> v, f
 // ---- arithmetic
 
 template <typename T>
-T __ldg(const T* p) { return *p; }
+T __ldg(const T* p, flexgen::emu::Location where = flexgen::emu::Location::here()) {
+  T value;
+  flexgen::emu::load_value(&value, p, sizeof(T), where);
+  return value;
+}
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }

@@ -24,6 +24,10 @@ void mma_k8(float* d, const uint32_t* a, uint32_t b0, Location where);  // m16n8
 // m16n8k16, a[4]; on sm_75 two of the former, which takes f16 only
 void mma_k16(MatrixType type, float* d, const uint32_t* a, uint32_t b0, uint32_t b1, Location where);
 
+// One load or store of a whole value, where g++ might split it
+void load_value(void* value, const void* p, size_t bytes, Location where);
+void store_value(void* p, const void* value, size_t bytes, Location where);
+
 // An atomic operation is about to change *p
 void check_atomic(const void* p, size_t bytes, Location where);
 

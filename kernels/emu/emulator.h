@@ -13,7 +13,8 @@
 // - Blocks of a launch run to completion, each on one thread of the CPU. A kernel that waits for another block hangs on a card with
 //   few multiprocessors and is reported as a deadlock here only if it waits in a barrier; a spin on global memory hangs.
 // - mma adds 16 products in fp32 in k order to the accumulator; a card rounds otherwise, so equal bits need exact inputs.
-// - No time. Counters (ldmatrix conflicts, and in race mode bank conflicts and sectors a request) stand in for measurements.
+// - No time. Counters (ldmatrix conflicts, and in race mode bank conflicts and sectors a request) stand in for measurements. g++ may
+//   split a plain load of float4 into four; cuda::load, cuda::store and __ldg count as one request, as on a card.
 // - Inline copies that g++ compiles to a call of memcpy or memset are not seen in race mode. Kernels assign.
 // - A barrier or warp operation is known by its line: two on one line look like one, and threads of a block that meet in one barrier
 //   from two lines, which a card allows, are reported. Both are rules worth keeping in kernels.
@@ -51,6 +52,7 @@ struct Options {
   int os_threads = 1;   // blocks of a launch are spread over this many
   bool poison = true;   // shared memory starts as 0xFF bytes (NaN in every float type), and so does the target of a copy until it lands
   bool race = false;    // check every access; the kernel must be compiled with -fsanitize=thread
+  bool count = false;   // in race mode: also count requests, bank conflicts and sectors
   int sm = 90;          // 75, 80, 86, 89, 90: which instructions exist and how much shared memory a block may have
 };
 
@@ -64,8 +66,21 @@ struct Statistics {
   uint64_t ldmatrix = 0;            // warp instructions
   uint64_t ldmatrix_conflicts = 0;  // rows of an 8x8 matrix that share banks with an earlier row of it: extra passes
   uint64_t async_copies = 0;        // a thread's cp.async
+  // With Options::count. A request is what a warp's lanes do in one load, store or atomic; ldmatrix has its own counters above.
+  uint64_t shared_requests = 0;
+  uint64_t shared_conflicts = 0;  // passes through the banks beyond those that the bytes need
+  uint64_t global_requests = 0;
+  uint64_t global_sectors = 0;    // of 32 bytes
 
   Statistics& operator+=(const Statistics& other);
+};
+
+// With Options::count: what kernels did to one global buffer. Sectors of 32 bytes; fully used ones mean sectors * 32 == bytes.
+struct Traffic {
+  uint64_t reads = 0, sectors_read = 0, bytes_read = 0;
+  uint64_t writes = 0, sectors_written = 0, bytes_written = 0;  // atomics too
+
+  Traffic& operator+=(const Traffic& other);
 };
 
 enum class Problem {
@@ -101,6 +116,7 @@ class Session {
 
   const Options& options() const { return options_; }
   Statistics statistics() const;
+  Traffic traffic(const std::string& buffer) const;  // zeros for a name that no kernel touched
 
   template <typename T>
   void add(const std::vector<T>& buffer, std::string name = "buffer") {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <map>
 #include <mutex>
 #include <numeric>
 #include <thread>
@@ -21,6 +22,7 @@ struct Active {
   bool open = false;
   Options options;
   Statistics statistics;
+  std::map<std::string, Traffic> traffic;
   std::vector<const void*> buffers;  // to unregister
 };
 Active& active() {
@@ -87,6 +89,20 @@ Statistics& Statistics::operator+=(const Statistics& o) {
   ldmatrix += o.ldmatrix;
   ldmatrix_conflicts += o.ldmatrix_conflicts;
   async_copies += o.async_copies;
+  shared_requests += o.shared_requests;
+  shared_conflicts += o.shared_conflicts;
+  global_requests += o.global_requests;
+  global_sectors += o.global_sectors;
+  return *this;
+}
+
+Traffic& Traffic::operator+=(const Traffic& o) {
+  reads += o.reads;
+  sectors_read += o.sectors_read;
+  bytes_read += o.bytes_read;
+  writes += o.writes;
+  sectors_written += o.sectors_written;
+  bytes_written += o.bytes_written;
   return *this;
 }
 
@@ -97,6 +113,7 @@ Session::Session(Options options) : options_(options) {
   a.open = true;
   a.options = options;
   a.statistics = {};
+  a.traffic.clear();
 }
 
 Session::~Session() {
@@ -112,6 +129,13 @@ Statistics Session::statistics() const {
   Active& a = active();
   const std::lock_guard lock(a.mutex);
   return a.statistics;
+}
+
+Traffic Session::traffic(const std::string& buffer) const {
+  Active& a = active();
+  const std::lock_guard lock(a.mutex);
+  const auto found = a.traffic.find(buffer);
+  return found == a.traffic.end() ? Traffic{} : found->second;
 }
 
 void Session::add(const void* data, size_t bytes, std::string name) {
@@ -133,12 +157,15 @@ void run(const LaunchShape& shape, KernelBody body, void* context, const void* k
   std::mutex mutex;
   std::exception_ptr error;
   Statistics sum;
+  std::vector<Traffic> traffic(launch.buffers->size());
   const auto work = [&] {
     Statistics own;
+    std::vector<Traffic> own_traffic(traffic.size());
     try {
       Block& block = block_of_this_thread();
       for (size_t i = 0; (i = next.fetch_add(1)) < order.size();) {
         block.run(launch, order[i]);
+        if (launch.options.count) block.requests.finish(block.statistics, own_traffic);
         own += block.statistics;
       }
     } catch (...) {
@@ -148,6 +175,7 @@ void run(const LaunchShape& shape, KernelBody body, void* context, const void* k
     }
     const std::lock_guard lock(mutex);
     sum += own;
+    for (size_t i = 0; i < traffic.size(); ++i) traffic[i] += own_traffic[i];
   };
   const auto workers = std::min<size_t>(static_cast<size_t>(std::max(launch.options.os_threads, 1)), order.size());
   if (workers <= 1) {
@@ -159,6 +187,8 @@ void run(const LaunchShape& shape, KernelBody body, void* context, const void* k
   {
     const std::lock_guard lock(active().mutex);
     active().statistics += sum;
+    if (launch.options.count)
+      for (size_t i = 0; i < traffic.size(); ++i) active().traffic[(*launch.buffers)[i].name] += traffic[i];
   }
   if (error) std::rethrow_exception(error);
 }

@@ -23,9 +23,7 @@ RaceChecker::Cell& RaceChecker::cell(size_t offset) {
 }
 
 RaceChecker::SiteId RaceChecker::id_of(const Site& site) {
-  const uintptr_t key = site.pc != nullptr ? reinterpret_cast<uintptr_t>(site.pc)
-                                           : reinterpret_cast<uintptr_t>(site.where.file) * 65599 + static_cast<uintptr_t>(site.where.line);
-  const auto [at, fresh] = site_ids_.try_emplace(key, static_cast<SiteId>(sites_.size()));
+  const auto [at, fresh] = site_ids_.try_emplace(site.key(), static_cast<SiteId>(sites_.size()));
   if (fresh) sites_.push_back(site);
   return at->second;
 }

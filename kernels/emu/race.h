@@ -20,6 +20,10 @@ enum class Access : uint8_t { read, write, atomic };
 struct Site {
   Location where;
   const void* pc = nullptr;
+
+  uint64_t key() const {
+    return pc != nullptr ? reinterpret_cast<uintptr_t>(pc) : reinterpret_cast<uintptr_t>(where.file) * 65599 + static_cast<uintptr_t>(where.line);
+  }
 };
 
 struct Conflict {
@@ -78,7 +82,7 @@ class RaceChecker {
   std::vector<Readers> readers_;
   std::vector<ReadersId> unused_readers_;
   std::vector<Site> sites_;
-  std::unordered_map<uintptr_t, SiteId> site_ids_;
+  std::unordered_map<uint64_t, SiteId> site_ids_;
 };
 
 }  // namespace flexgen::emu

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shuffles, votes and matches: lanes bring a value and leave with one. See cuda_names.h.
+// Shuffles, votes and matches: lanes bring a value and leave with one. Loads, stores and atomics of whole values. See cuda_names.h.
 #include <fmt/format.h>
 
 #include "kernels/emu/block.h"
@@ -75,6 +75,22 @@ uint32_t match(uint32_t mask, uint64_t bits, int bytes, Location where) {
   MatchArgument argument{bits, 0};
   meet(WarpOperation::match, bytes, mask, &argument, match_for_warp, where);
   return argument.result;
+}
+
+void load_value(void* value, const void* p, size_t bytes, Location where) {
+  const Inside inside;
+  Block& b = inside.block;
+  if (reinterpret_cast<uintptr_t>(p) % bytes != 0) b.stop(Problem::alignment, {where}, fmt::format("a load of {} bytes at {}: must be a multiple", bytes, p));
+  if (b.race()) b.access(p, bytes, Access::read, {where});
+  std::memcpy(value, p, bytes);
+}
+
+void store_value(void* p, const void* value, size_t bytes, Location where) {
+  const Inside inside;
+  Block& b = inside.block;
+  if (reinterpret_cast<uintptr_t>(p) % bytes != 0) b.stop(Problem::alignment, {where}, fmt::format("a store of {} bytes at {}: must be a multiple", bytes, p));
+  if (b.race()) b.access(p, bytes, Access::write, {where});
+  std::memcpy(p, value, bytes);
 }
 
 void check_atomic(const void* p, size_t bytes, Location where) {

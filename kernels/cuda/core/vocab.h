@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cuda/core/qualifiers.h"
 #include "kernels/cuda/core/types.h"
@@ -81,6 +82,17 @@ FG_DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, 
 #endif
 }
 
+// One access of 1, 2, 4, 8 or 16 bytes, aligned to its size. On a card what * does; the emulator sees one access where g++ might make
+// several, so that its counts of requests are a card's.
+template <typename V>
+FG_DEVICE V load(const V* p) {
+  return *p;
+}
+template <typename V>
+FG_DEVICE void store(V* p, std::type_identity_t<V> value) {
+  *p = value;
+}
+
 // 2^x to within 2 units in the last place; subnormal results are 0
 FG_DEVICE float exp2_approx(float x) {
   float y;
@@ -123,6 +135,17 @@ template <typename T>
 inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, emu::Location where = emu::Location::here()) {
   static_assert(kIsHalf<T> || kIsBfloat<T>);
   emu::mma_k16(detail::kMatrixType<T>, d, a, b0, b1, where);
+}
+
+template <typename V>
+inline V load(const V* p, emu::Location where = emu::Location::here()) {
+  V value;
+  emu::load_value(&value, p, sizeof(V), where);
+  return value;
+}
+template <typename V>
+inline void store(V* p, std::type_identity_t<V> value, emu::Location where = emu::Location::here()) {
+  emu::store_value(p, &value, sizeof(V), where);
 }
 
 inline float exp2_approx(float x) {
