@@ -67,3 +67,23 @@ TEST_CASE("a span is the time between its construction and its end; without a tr
   CHECK(events[0].end_ns >= events[0].start_ns);
   CHECK(events[0].end_ns <= monotonic_ns());
 }
+
+TEST_CASE("a timed span adds its time with and without a trace", "[base]") {
+  Trace trace;
+  const int64_t start = monotonic_ns();
+  double seconds = 0;
+  for (Trace* t : {&trace, static_cast<Trace*>(nullptr)}) {
+    const double before = seconds;
+    {
+      const TimedSpan timed(seconds, t, Kind::wait, "disk", 3, 1, 4096);
+      for (const int64_t begin = monotonic_ns(); monotonic_ns() == begin;) {
+      }
+    }
+    CHECK(seconds > before);
+  }
+  CHECK(seconds <= static_cast<double>(monotonic_ns() - start) * 1e-9);
+  const auto events = trace.events();
+  REQUIRE(events.size() == 1);
+  CHECK(events[0].micro_batch == 1);
+  CHECK(events[0].bytes == 4096);
+}

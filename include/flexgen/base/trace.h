@@ -136,4 +136,20 @@ class TraceSpan {
   TraceEvent event_;
 };
 
+// The same, and the time is added to `seconds` whether there is a trace or not.
+class TimedSpan {
+ public:
+  template <typename... Event>
+  TimedSpan(double& seconds, Trace* trace, TraceEvent::Kind kind, const char* what, const Event&... event)
+      : seconds_(seconds), start_ns_(monotonic_ns()), span_(trace, kind, what, event...) {}
+  TimedSpan(const TimedSpan&) = delete;
+  TimedSpan& operator=(const TimedSpan&) = delete;
+  ~TimedSpan() { seconds_ += static_cast<double>(monotonic_ns() - start_ns_) * 1e-9; }
+
+ private:
+  double& seconds_;
+  int64_t start_ns_;
+  TraceSpan span_;
+};
+
 }  // namespace flexgen

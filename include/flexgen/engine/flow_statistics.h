@@ -10,7 +10,7 @@
 
 #include "flexgen/io/io_engine.h"
 #include "flexgen/runtime/hidden_store.h"
-#include "flexgen/runtime/kv_store.h"
+#include "flexgen/runtime/kv_statistics.h"
 #include "flexgen/runtime/sweep.h"
 #include "flexgen/runtime/tiered_weights.h"
 

@@ -187,10 +187,8 @@ class HiddenStore {
   void finish(Frame& f) {
     if (!f.reading && !f.writing) return;
     if (!f.ticket.done()) {
-      const TraceSpan span(options_.trace, TraceEvent::Kind::wait, "disk", -1, static_cast<int32_t>(f.batch));
-      const int64_t start = monotonic_ns();
+      const TimedSpan timed(stats_.wait_disk_s, options_.trace, TraceEvent::Kind::wait, "disk", -1, static_cast<int32_t>(f.batch));
       f.ticket.wait();
-      stats_.wait_disk_s += static_cast<double>(monotonic_ns() - start) * 1e-9;
     }
     const bool was_read = std::exchange(f.reading, false);
     f.writing = false;

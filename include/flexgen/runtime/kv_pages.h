@@ -2,6 +2,7 @@
 // The logical pages of the KV cache: what each one holds, where it lies, and who is using it. Plain records with numbers for names.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -60,6 +61,19 @@ class KvPages {
     free_.push_back(id);
   }
 
+  // A page in memory alone that nobody is about to use; rather a full one than one that is still filled. Goes round from call to call.
+  std::optional<KvPageId> next_victim() {
+    std::optional<KvPageId> unfilled;
+    for (size_t n = 0; n < pages_.size(); ++n) {
+      hand_ = hand_ + 1 < pages_.size() ? hand_ + 1 : 0;
+      const KvPage& p = pages_[hand_];
+      if (p.owners == 0 || p.claims > 0 || !p.in_frame() || p.in_slot()) continue;
+      if (p.full) return static_cast<KvPageId>(hand_);
+      if (!unfilled) unfilled = static_cast<KvPageId>(hand_);
+    }
+    return unfilled;
+  }
+
   KvPage& operator[](KvPageId id) { return pages_[id]; }
   const KvPage& operator[](KvPageId id) const { return pages_[id]; }
   size_t size() const { return pages_.size(); }  // destroyed ones included
@@ -67,6 +81,7 @@ class KvPages {
  private:
   std::vector<KvPage> pages_;
   std::vector<KvPageId> free_;
+  size_t hand_ = 0;  // the last victim
 };
 
 }  // namespace flexgen

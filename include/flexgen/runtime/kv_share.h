@@ -39,6 +39,12 @@ class KvShare {
     if (const auto s = sequences_.find(id); s != sequences_.end()) s->second.add(in_memory, change);
   }
 
+  // a full page went to memory, or to disk
+  void move(int64_t layer, SequenceId id, bool to_memory) {
+    count(layer, id, !to_memory, -1);
+    count(layer, id, to_memory, 1);
+  }
+
   int64_t full() const { return total_.full; }
   int64_t in_memory() const { return total_.memory; }
 

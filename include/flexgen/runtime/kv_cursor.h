@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// The order in which a sweep goes through the cache, and how far it has come. The plan and the page tables tell the order of all pages
+// to come: layer by layer, in it micro-batch by micro-batch, in it sequence by sequence. The cursor runs over this order ahead of the
+// sweep and claims pages: those on disk are read into staging frames, as far ahead as there are such frames, always in order. So the
+// next page that is needed is never behind one that is not.
+//
+//   released <= acquired <= claimed: units before these are done with, in use, claimed
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <unordered_map>
+#include <vector>
+
+#include "flexgen/runtime/kv_pager.h"
+#include "flexgen/runtime/sweep_plan.h"
+
+namespace flexgen {
+
+// The pages of a sequence
+struct KvTable {
+  int64_t length = 0;                        // committed tokens
+  std::vector<std::vector<KvPageId>> pages;  // [2 * layer + (0: K, 1: V)][page]
+};
+
+// thread: one at a time
+class KvCursor {
+ public:
+  // One span of the plan. Unit i of the sweep is span i % n of the plan's n spans, in layer i / n.
+  struct Unit {
+    const Span* span;
+    KvTable* table;
+    int64_t first_row;  // of its micro-batch
+    int64_t previous;   // the span before it that appends to the same sequence; -1: none
+  };
+
+  explicit KvCursor(KvPager& pager) : pager_(pager) {}
+
+  // plan and tables stay where they are until the sweep ends. table: of a sequence
+  template <typename TableOf>
+  void begin(const SweepPlan& plan, TableOf&& table) {
+    units_.clear();
+    first_unit_.clear();
+    std::unordered_map<SequenceId, int64_t> latest;
+    for (const MicroBatch& m : plan.micro_batches) {
+      first_unit_.push_back(units_.size());
+      int64_t row = 0;
+      for (const Span& s : m.spans) {
+        const auto [at, is_new] = latest.try_emplace(s.sequence, -1);
+        units_.push_back({&s, &table(s.sequence), row, at->second});
+        at->second = static_cast<int64_t>(units_.size()) - 1;
+        row += s.n_tok();
+      }
+    }
+    first_unit_.push_back(units_.size());
+    released_ = acquired_ = claimed_ = claimed_pages_ = 0;
+    running_ = true;
+  }
+  void end() { running_ = false; }
+  bool running() const { return running_; }
+
+  size_t n_units() const { return static_cast<size_t>(pager_.options().n_layers) * units_.size(); }
+  size_t first_unit(int64_t layer, size_t micro_batch) const { return static_cast<size_t>(layer) * units_.size() + first_unit_[micro_batch]; }
+  const Unit& unit(size_t i) const { return units_[i % units_.size()]; }
+  // of K and V, in the unit's layer
+  std::array<std::vector<KvPageId>*, 2> lists(size_t i) const {
+    const size_t list = first_list(i);
+    return {&unit(i).table->pages[list], &unit(i).table->pages[list + 1]};
+  }
+  size_t first_list(size_t i) const { return 2 * (i / units_.size()); }
+  // pages of a unit that there are, in the order they are read
+  template <typename Fn>
+  void for_each_page(size_t i, Fn&& fn) const {
+    const auto n = static_cast<size_t>(div_up(unit(i).span->end(), pager_.options().layout.page_tokens));
+    for (auto* list : lists(i))
+      for (size_t p = 0; p < std::min(n, list->size()); ++p) fn((*list)[p]);
+  }
+
+  size_t released() const { return released_; }
+  size_t acquired() const { return acquired_; }
+  size_t claimed() const { return claimed_; }
+  // whoever has brought in the pages
+  void set_acquired(size_t end) { acquired_ = end; }
+
+  // The acquired units are done with.
+  void release() {
+    for (size_t i = released_; i < acquired_; ++i) for_each_page(i, [&](KvPageId id) { pager_.unclaim(id); });
+    released_ = acquired_;
+  }
+
+  // Claims the pages of units up to limit, in order, as far as there are staging frames. force: spare frames will do.
+  void advance(size_t limit, bool force = false) {
+    while (claimed_ < limit) {
+      const Unit& u = unit(claimed_);
+      // Pages that an earlier span of the same sequence fills in this layer are not known before it is done with.
+      if (u.previous >= 0 && claimed_ - claimed_ % units_.size() + static_cast<size_t>(u.previous) >= released_) break;
+      const auto n = static_cast<size_t>(div_up(u.span->end(), pager_.options().layout.page_tokens));
+      const auto [k, v] = lists(claimed_);
+      const size_t n_k = std::min(n, k->size()), n_v = std::min(n, v->size());
+      for (; claimed_pages_ < n_k + n_v; ++claimed_pages_)
+        if (!pager_.claim(claimed_pages_ < n_k ? (*k)[claimed_pages_] : (*v)[claimed_pages_ - n_k], force)) return pager_.flush();
+      ++claimed_;
+      claimed_pages_ = 0;
+    }
+    pager_.flush();
+  }
+
+  // Gives up what is claimed beyond the units that are acquired; false: nothing is.
+  bool rewind() {
+    if (!running_ || (claimed_ == acquired_ && claimed_pages_ == 0)) return false;
+    for (size_t i = acquired_; i < claimed_; ++i) for_each_page(i, [&](KvPageId id) { pager_.unclaim(id); });
+    size_t left = claimed_pages_;
+    if (left > 0)
+      for_each_page(claimed_, [&](KvPageId id) {
+        if (left > 0) --left, pager_.unclaim(id);
+      });
+    claimed_ = acquired_;
+    claimed_pages_ = 0;
+    return true;
+  }
+
+  // The end of the units, at least one, that should be acquired next, of those that are claimed and before `end`: as long as no more than
+  // `enough` of their pages are in staging frames
+  size_t next_end(size_t end, size_t enough) const {
+    size_t last = acquired_, staged = 0;
+    while (last < std::min(claimed_, end)) {
+      size_t more = 0;
+      for_each_page(last, [&](KvPageId id) { more += pager_[id].staged; });
+      if (last > acquired_ && staged + more > enough) break;
+      staged += more;
+      ++last;
+    }
+    return last;
+  }
+
+ private:
+  KvPager& pager_;
+  bool running_ = false;
+  std::vector<Unit> units_;
+  std::vector<size_t> first_unit_;              // of each micro-batch, and the end
+  size_t released_ = 0, acquired_ = 0;
+  size_t claimed_ = 0, claimed_pages_ = 0;      // and that many pages of the next unit
+};
+
+}  // namespace flexgen

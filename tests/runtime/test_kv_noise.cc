@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "flexgen/runtime/kv_noise.h"
+
+#include <set>
+
+#include "support/errors.h"
+#include "support/kv_cache.h"
+
+using namespace flexgen;
+using namespace flexgen::testing;
+
+TEST_CASE("made-up content is the same for the same seed, wherever it lies", "[runtime]") {
+  const auto content = [](KvOptions o, uint64_t seed, int64_t n) {
+    KvStore store(std::move(o));
+    const SequenceId a = store.create(), b = store.create();
+    store.fill_synthetic(a, n, seed);
+    store.fill_synthetic(b, n, seed + 1);
+    CHECK(store.length(a) == n);
+    CHECK(store.used_pages() == 2 * store.pages_for(n));
+    std::vector<float> values;
+    const SweepPlan plan{{{{span_of(b, n, 1), span_of(a, n, 1)}}}};
+    store.begin_sweep(plan);
+    for (int64_t layer = 0; layer < kLayers; ++layer)
+      for (bool last = false; !last; store.release()) {
+        const KvView& v = store.acquire(layer, 0);
+        last = v.last;
+        for (const KvSpan& s : v.spans)
+          for (int64_t p = 0; p < div_up(n, kPage); ++p)
+            for (std::byte* const* pages : {s.k_pages, s.v_pages}) values.insert(values.end(), reinterpret_cast<float*>(pages[p]), reinterpret_cast<float*>(pages[p]) + 1024);
+      }
+    store.end_sweep();
+    return values;
+  };
+  const auto want = content(KvOptions::in_memory(kLayers, kLayout, 1_MiB), 7, 100);
+  CHECK(*std::min_element(want.begin(), want.end()) >= -0.25f);
+  CHECK(*std::max_element(want.begin(), want.end()) < 0.25f);
+  CHECK(std::set<float>(want.begin(), want.end()).size() > 1000);
+  Disk disk(200);
+  CHECK(content(disk.options(200, 30, 0.5), 7, 100) == want);
+  Disk small(200);
+  CHECK(content(small.options(40, 12, 0), 7, 100) == want);
+  CHECK(content(KvOptions::in_memory(kLayers, kLayout, 1_MiB), 8, 100) != want);
+  KvStore store(KvOptions::in_memory(kLayers, kLayout, 1_MiB));
+  const SequenceId a = store.create();
+  store.fill_synthetic(a, 5, 1);
+  CHECK_FAULT(store.fill_synthetic(a, 5, 1), Fault::internal, "has tokens");
+}
