@@ -10,15 +10,19 @@ namespace flexgen::cuda {
 inline constexpr int kChunkBytes = 16;  // one row of an 8x8 matrix of 16-bit values; one cp.async
 
 // Element offset of 16-byte chunk `chunk` of row `row` in a tile of rows of kColumns 16-bit values without padding. Any 8 rows that
-// begin at a multiple of 8 have one logical chunk in 8 different groups of 4 banks. With 64 columns it is the 128-byte swizzle of TMA
-// and wgmma (PTX ISA, "Shared memory matrix layout"), whose tiles must begin at a multiple of 1024 bytes.
+// begin at a multiple of 8 have one logical chunk in 8 different groups of 4 banks: 2, 4 or 8 rows already lie in different groups,
+// as many as the chunks of a row have factors of two, and the others' chunks change places. With 64 columns it is the 128-byte swizzle
+// of TMA and wgmma (PTX ISA, "Shared memory matrix layout"), whose tiles must begin at a multiple of 1024 bytes.
 template <int kColumns>
 FG_DEVICE int swizzled(int row, int chunk) {
-  static_assert(kColumns == 32 || kColumns % 64 == 0, "a row must hold 64 bytes or a multiple of 128");
-  if constexpr (kColumns == 32) {
-    return row * kColumns + ((chunk ^ ((row >> 1) & 3)) * 8);  // two rows share the 128 bytes of all banks
-  } else {
+  static_assert(kColumns % 16 == 0, "a row must hold a multiple of 32 bytes");
+  constexpr int kChunks = kColumns / 8;
+  if constexpr (kChunks % 8 == 0) {
     return row * kColumns + ((chunk ^ (row & 7)) * 8);
+  } else if constexpr (kChunks % 4 == 0) {
+    return row * kColumns + ((chunk ^ ((row >> 1) & 3)) * 8);
+  } else {
+    return row * kColumns + ((chunk ^ ((row >> 2) & 1)) * 8);
   }
 }
 
