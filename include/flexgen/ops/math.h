@@ -18,7 +18,7 @@ inline constexpr float kRoundMagic = 0x1.8p23f;
 
 // e^x within 0.96 ulp (subnormal results within one step of 2^-149); +inf above 88.73, 0 below -103.98, NaN stays NaN
 template <class V>
-V exp(V x) {
+constexpr V exp(V x) {
   x = select_less(x, V{-105.0f}, V{-105.0f}, x);  // e^-105 rounds to 0 and e^89 to infinity
   x = select_less(V{89.0f}, x, V{89.0f}, x);
   const V t = fma(x, V{0x1.715476p+0f}, V{kRoundMagic});  // log2(e)
@@ -37,7 +37,7 @@ V exp(V x) {
 
 // erf(x) within 1.14 ulp
 template <class V>
-V erf(V x) {
+constexpr V erf(V x) {
   const V a = abs(x);
   const V z = x * x;
   V p{0x1.4a569p-14f};  // erf(x) / x - 1 over x^2 on [0, 1]
@@ -64,13 +64,13 @@ V erf(V x) {
 
 // 0.5 x (1 + erf(x / sqrt 2)), the "gelu" of HF, within 1.4e-7 of max(|gelu(x)|, |x| / 2)
 template <class V>
-V gelu_erf(V x) {
+constexpr V gelu_erf(V x) {
   return (V{0.5f} * x) * (V{1.0f} + erf(x * V{0x1.6a09e6p-1f}));
 }
 
 // 0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), the "gelu_new" of HF, within 1.5e-7 likewise; 1 + tanh(u) is 2 / (1 + e^-2u)
 template <class V>
-V gelu_tanh(V x) {
+constexpr V gelu_tanh(V x) {
   const V minus_2u = x * fma(x * x, V{-0x1.2444f2p-4f}, V{-0x1.988454p+0f});  // -2 sqrt(2/pi) x (0.044715 x^2 + 1)
   return x / (V{1.0f} + exp(minus_2u));
 }
