@@ -83,10 +83,12 @@ class GuardedMatrix {
 // [rows, cols] in blocks of the given numbers of rows, each block its own allocation, infinities around it
 class BlockedWeight {
  public:
-  BlockedWeight(DType dtype, int64_t rows, int64_t cols, Random& random)
-      : dtype_(dtype), rows_(rows), cols_(cols), values_(static_cast<size_t>(rows * cols)) {
+  BlockedWeight(DType dtype, int64_t rows, int64_t cols, Random& random) : BlockedWeight(dtype, rows, cols, [&] { return random.value(); }) {}
+  // value() is called once an element, row by row
+  template <typename Fn>
+  BlockedWeight(DType dtype, int64_t rows, int64_t cols, Fn&& value) : dtype_(dtype), rows_(rows), cols_(cols), values_(static_cast<size_t>(rows * cols)) {
     std::byte rounded[4];
-    for (float& v : values_) store_element(dtype, rounded, 0, random.value()), v = load_element(dtype, rounded, 0);
+    for (float& v : values_) store_element(dtype, rounded, 0, value()), v = load_element(dtype, rounded, 0);
   }
   // the rows of [first, first + n) for each n in turn; a negative n leaves a gap of -n rows
   WeightView cut(const std::vector<int64_t>& pieces) {
@@ -126,9 +128,7 @@ class PagedCache {
     for (auto& p : k_) k_pages_.push_back(p.data());
     for (auto& p : v_) v_pages_.push_back(p.data());
   }
-  KvSpan span(int64_t first_row, int64_t n_tok, int64_t first_position) const {
-    return {first_row, n_tok, first_position, k_pages_.data(), v_pages_.data()};
-  }
+  KvSpan span(int64_t first_row, int64_t n_tok, int64_t first_position) const { return {first_row, n_tok, first_position, k_pages_.data(), v_pages_.data()}; }
   bool operator==(const PagedCache& o) const { return k_ == o.k_ && v_ == o.v_; }
 
  private:

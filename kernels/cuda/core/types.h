@@ -43,7 +43,7 @@ template <typename To, typename From>
 FG_DEVICE To bits(const From& v) {
   static_assert(sizeof(To) == sizeof(From));
   To to;
-  memcpy(&to, &v, sizeof(To));
+  memcpy(static_cast<void*>(&to), &v, sizeof(To));
   return to;
 }
 
