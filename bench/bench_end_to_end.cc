@@ -80,7 +80,8 @@ class EndToEnd {
         work_(model_work(model_.file(), description(), policy_.kv_dtype)) {
     const int64_t longest = first_length() + decode_sweeps();
     if (longest > description().max_positions)
-      fail(Fault::usage, "{} positions are needed, allowed the model's {}. Lower --prompt-len, --synthetic-context or --gen-len", longest, description().max_positions);
+      fail(Fault::usage, "{} positions are needed, allowed the model's {}. Lower --prompt-len, --synthetic-context or --gen-len", longest,
+           description().max_positions);
     if (!o.trace.empty()) trace_file_.emplace(o.trace), trace_.emplace();
     drop_cache();
     disk_ = measure_disk_roof(o_.model, o_.roof_seconds);
@@ -96,7 +97,10 @@ class EndToEnd {
     forget_peak_rss();
     const double load = seconds_now();
     Offload offload(model_, policy_, std::move(plan), pool_,
-                    {.io_engine = o_.engine.io_engine, .faults = o_.engine.faults(), .spill_folder = o_.engine.offload_dir, .trace = trace_ ? &*trace_ : nullptr,
+                    {.io_engine = o_.engine.io_engine,
+                     .faults = o_.engine.faults(),
+                     .spill_folder = o_.engine.offload_dir,
+                     .trace = trace_ ? &*trace_ : nullptr,
                      .stop = &tools::interrupted});
     {
       KvStore cache(offload.kv_options());
@@ -189,7 +193,8 @@ class EndToEnd {
     add(flow() - before);
     const KvStatistics kv = cache_->statistics();
     if (kv.memory_bytes + kv.disk_bytes > 0)
-      kv_share_ = static_cast<double>(kv.memory_bytes) / static_cast<double>(kv.memory_bytes + kv.disk_bytes), kv_memory_ = kv.memory_bytes, kv_disk_ = kv.disk_bytes;
+      kv_share_ = static_cast<double>(kv.memory_bytes) / static_cast<double>(kv.memory_bytes + kv.disk_bytes), kv_memory_ = kv.memory_bytes,
+      kv_disk_ = kv.disk_bytes;
     for (Sequence& s : block) cache_->drop(s.id);
   }
 
@@ -217,7 +222,8 @@ class EndToEnd {
     sweep_->run(plan,
                 [&](const LogitsRow& row) {
                   const auto largest = std::max_element(row.values.begin(), row.values.end());
-                  by_id.at(plan.micro_batches[row.micro_batch].spans[row.span].sequence)->context.push_back(static_cast<int32_t>(largest - row.values.begin()));
+                  by_id.at(plan.micro_batches[row.micro_batch].spans[row.span].sequence)
+                      ->context.push_back(static_cast<int32_t>(largest - row.values.begin()));
                   ++n_logits;
                 },
                 &tools::interrupted);
@@ -230,7 +236,8 @@ class EndToEnd {
   }
 
   FlowStatistics flow() const {
-    FlowStatistics f = flow_statistics(sweep_->statistics(), sweep_->hidden_statistics(), offload_->weights().statistics(), cache_->statistics(), offload_->io().statistics());
+    FlowStatistics f = flow_statistics(sweep_->statistics(), sweep_->hidden_statistics(), offload_->weights().statistics(), cache_->statistics(),
+                                       offload_->io().statistics());
     for (const auto* all : {&prefill_, &decode_})
       for (const Timed& t : *all) f.elapsed_s += t.seconds;
     return f;
@@ -256,7 +263,8 @@ class EndToEnd {
   void report() {
     const MemoryPlan& plan = offload_->plan();
     const double prefill_s = seconds(prefill_), decode_s = seconds(decode_);
-    const double decode_tokens = std::accumulate(decode_.begin(), decode_.end(), 0.0, [](double sum, const Timed& t) { return sum + static_cast<double>(t.tokens); });
+    const double decode_tokens =
+        std::accumulate(decode_.begin(), decode_.end(), 0.0, [](double sum, const Timed& t) { return sum + static_cast<double>(t.tokens); });
     const double generated = decode_tokens + (o_.synthetic_context > 0 ? 0 : static_cast<double>(o_.prompts));
     const double prompt_tokens = o_.synthetic_context > 0 ? 0 : static_cast<double>(o_.prompts * o_.prompt_len);
     const auto& main = decode_.empty() ? prefill_ : decode_;
@@ -268,7 +276,8 @@ class EndToEnd {
     Json asked = Json();
     if (policy_.shares) {
       const auto tier = [](const TierShare& s) { return Json{{"device", s.device}, {"host", s.host}, {"disk", 1 - s.memory()}}; };
-      asked = Json{{"weights", tier(policy_.shares->weights)}, {"kv_cache", tier(policy_.shares->cache)}, {"activations", tier(policy_.shares->activations)}};
+      asked = Json{
+          {"weights", tier(policy_.shares->weights)}, {"kv_cache", tier(policy_.shares->cache)}, {"activations", tier(policy_.shares->activations)}};
     }
     Json j{{"model", o_.model},
            {"prompts", o_.prompts},
@@ -306,14 +315,19 @@ class EndToEnd {
            {"placement",
             {{"asked", asked},
              {"realised",
-              {{"weights", {{"memory", plan.weights.share()}, {"disk", 1 - plan.weights.share()}, {"memory_bytes", memory_weights}, {"disk_bytes", plan.weights.streamed_bytes()}}},
+              {{"weights",
+                {{"memory", plan.weights.share()},
+                 {"disk", 1 - plan.weights.share()},
+                 {"memory_bytes", memory_weights},
+                 {"disk_bytes", plan.weights.streamed_bytes()}}},
                {"kv_cache", {{"memory", kv_share_}, {"disk", 1 - kv_share_}, {"memory_bytes", kv_memory_}, {"disk_bytes", kv_disk_}}},
                {"activations", {{"memory", plan.activation_share}, {"disk", 1 - plan.activation_share}}}}}}},
            {"roof_disk_s_per_sweep", n > 0 ? all_roofs.disk_s / n : 0},
            {"roof_compute_s_per_sweep", n > 0 ? all_roofs.compute_s / n : 0},
            {"share_of_roof", share(main)},
            {"prefill_share_of_roof", share(prefill_)},
-           {"roofs", {{"disk_bytes_per_s", disk_.bytes_per_s}, {"disk_how", disk_.how}, {"fma_flop_per_s", fma_}, {"product_flop_per_s", Json::object()}}},
+           {"roofs",
+            {{"disk_bytes_per_s", disk_.bytes_per_s}, {"disk_how", disk_.how}, {"fma_flop_per_s", fma_}, {"product_flop_per_s", Json::object()}}},
            {"flow", tools::to_json(flow_)}};
     for (const Timed& t : decode_) j["decode_sweep_s"].push_back(t.seconds);
     for (const auto& [tokens, flops] : product_rates_) j["roofs"]["product_flop_per_s"][std::to_string(tokens)] = flops;
@@ -325,8 +339,9 @@ class EndToEnd {
     const auto sweeps = [&](const std::vector<Timed>& all, double tokens) {
       const SweepRoof r = roofs(all);
       const double k = static_cast<double>(all.size());
-      return fmt::format("{:.2f} s, {:.3f} tokens/s, {} sweeps of {:.3f} s; roof {:.3f} s (disk {:.3f}, compute {:.3f}): {:.2f} of it", seconds(all), rate(tokens, seconds(all)),
-                         all.size(), seconds(all) / k, share(all) * seconds(all) / k, r.disk_s / k, r.compute_s / k, share(all));
+      return fmt::format("{:.2f} s, {:.3f} tokens/s, {} sweeps of {:.3f} s; roof {:.3f} s (disk {:.3f}, compute {:.3f}): {:.2f} of it", seconds(all),
+                         rate(tokens, seconds(all)), all.size(), seconds(all) / k, share(all) * seconds(all) / k, r.disk_s / k, r.compute_s / k,
+                         share(all));
     };
     line("roofs", fmt::format("disk {:.2f} GB/s ({}), FMA {:.0f} GFLOP/s", disk_.bytes_per_s * 1e-9, disk_.how, fma_ * 1e-9));
     for (const auto& [tokens, flops] : product_rates_) line("", fmt::format("matrix product, {} tokens: {:.0f} GFLOP/s", tokens, flops * 1e-9));
@@ -334,7 +349,8 @@ class EndToEnd {
     if (!prefill_.empty()) line("prefill", sweeps(prefill_, prompt_tokens));
     if (!decode_.empty()) line("decode", sweeps(decode_, decode_tokens));
     line("in all", fmt::format("{:.3f} tokens/s", rate(generated, prefill_s + decode_s)));
-    line("memory", fmt::format("{} at most, planned {}, budget {}", format_bytes(peak_rss_bytes()), format_bytes(plan.memory_bytes()), format_bytes(plan.budget_bytes)));
+    line("memory", fmt::format("{} at most, planned {}, budget {}", format_bytes(peak_rss_bytes()), format_bytes(plan.memory_bytes()),
+                               format_bytes(plan.budget_bytes)));
     line("CPU", fmt::format("{:.2f} s, others {:.2f} s", cpu_s_, std::max(0.0, machine_cpu_s_ - cpu_s_)));
     fmt::print("{}", tools::table(flow_));
   }

@@ -93,7 +93,8 @@ int run(const Options& o) {
   const IoFile file = IoFile::open(File::open(path));
   if (file.size() < *std::max_element(chunks.begin(), chunks.end()))
     fail(Fault::usage, "{}: found {}, allowed no less than the largest of --chunks", path, format_bytes(file.size()));
-  if (!file.direct()) fail(Fault::usage, "{}: its file system refuses direct reads, so that only the page cache could be measured. Choose a file on a disk", path);
+  if (!file.direct())
+    fail(Fault::usage, "{}: its file system refuses direct reads, so that only the page cache could be measured. Choose a file on a disk", path);
   const Arena arena(most);
   const DiskRoof roof = measure_disk_roof(path, o.seconds);
 
@@ -101,11 +102,12 @@ int run(const Options& o) {
   std::string fio_note;
   const auto coverage = arena.huge_coverage();
   if (!o.json) {
-    fmt::print("{}, {}, direct reads in order; {} of memory, {} of it in huge pages\n", o.file.empty() ? "scratch file in " + o.folder : path, format_bytes(file.size()),
-               format_bytes(arena.size()), coverage ? fmt::format("{:.0f} %", *coverage * 100) : "an unknown share");
-    fmt::print("roof: {:.2f} GB/s ({})\nmedians of {} runs of {} s, taking turns with fio's of the same chunk and depth\n\n", roof.bytes_per_s / 1e9, roof.how, o.repeat, o.seconds);
-    fmt::print("{:>10} {:>6} {:>9} {:>8} {:>8} {:>8} {:>11} {:>10} {:>11} {:>8}\n", "chunk", "depth", "engine", "GB/s", "min", "max", "CPU s/GB", "fio GB/s",
-               "fio s/GB", "of fio");
+    fmt::print("{}, {}, direct reads in order; {} of memory, {} of it in huge pages\n", o.file.empty() ? "scratch file in " + o.folder : path,
+               format_bytes(file.size()), format_bytes(arena.size()), coverage ? fmt::format("{:.0f} %", *coverage * 100) : "an unknown share");
+    fmt::print("roof: {:.2f} GB/s ({})\nmedians of {} runs of {} s, taking turns with fio's of the same chunk and depth\n\n", roof.bytes_per_s / 1e9,
+               roof.how, o.repeat, o.seconds);
+    fmt::print("{:>10} {:>6} {:>9} {:>8} {:>8} {:>8} {:>11} {:>10} {:>11} {:>8}\n", "chunk", "depth", "engine", "GB/s", "min", "max", "CPU s/GB",
+               "fio GB/s", "fio s/GB", "of fio");
   }
   for (const size_t chunk : chunks)
     for (const int depth : o.depths) {
@@ -136,8 +138,8 @@ int run(const Options& o) {
         rows.push_back(line);
         if (o.json) continue;
         const auto gb = [](double bytes) { return bytes / 1e9; };
-        fmt::print("{:>10} {:>6} {:>9} {:>8.2f} {:>8.2f} {:>8.2f} {:>11.4f}", format_bytes(chunk), depth, name, gb(line["median_bytes_per_s"]), gb(line["min_bytes_per_s"]),
-                   gb(line["max_bytes_per_s"]), line["median_cpu_s_per_gb"].get<double>());
+        fmt::print("{:>10} {:>6} {:>9} {:>8.2f} {:>8.2f} {:>8.2f} {:>11.4f}", format_bytes(chunk), depth, name, gb(line["median_bytes_per_s"]),
+                   gb(line["min_bytes_per_s"]), gb(line["max_bytes_per_s"]), line["median_cpu_s_per_gb"].get<double>());
         if (beside)
           fmt::print(" {:>10.2f} {:>11.4f} {:>8.3f}\n", gb(Series::median(fio.speed)), Series::median(fio.cpu), line["share_of_fio"].get<double>());
         else
@@ -171,12 +173,19 @@ int run(const Options& o) {
 void add_io(CLI::App& program, Selected& selected) {
   auto o = std::make_shared<Options>();
   CLI::App* c = program.add_subcommand("io", "Direct reads into huge pages by chunk, depth and engine, beside fio in the same run");
-  auto* file = c->add_option("--file", o->file, "A file to read, larger than caches on the way; without it one is made and gone afterwards")->type_name("FILE");
+  auto* file = c->add_option("--file", o->file, "A file to read, larger than caches on the way; without it one is made and gone afterwards")
+                   ->type_name("FILE");
   c->add_option("--dir", o->folder, "Where that file is made")->type_name("FOLDER")->capture_default_str()->excludes(file);
   c->add_option("--size", o->size, "Its size")->capture_default_str()->excludes(file);
   c->add_option("--chunks", o->chunks, "Bytes of a request, comma-separated")->delimiter(',')->capture_default_str();
-  c->add_option("--depths", o->depths, "Requests in flight, comma-separated")->delimiter(',')->check(CLI::Range(1, static_cast<int>(IoBackend::kMostAttempts)))->capture_default_str();
-  c->add_option("--engines", o->engines, "auto, uring, threads, comma-separated")->delimiter(',')->check(CLI::IsMember({"auto", "uring", "threads"}))->capture_default_str();
+  c->add_option("--depths", o->depths, "Requests in flight, comma-separated")
+      ->delimiter(',')
+      ->check(CLI::Range(1, static_cast<int>(IoBackend::kMostAttempts)))
+      ->capture_default_str();
+  c->add_option("--engines", o->engines, "auto, uring, threads, comma-separated")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"auto", "uring", "threads"}))
+      ->capture_default_str();
   c->add_option("--seconds", o->seconds, "Length of one run")->check(CLI::Range(0.01, 3600.0))->capture_default_str();
   c->add_option("--repeat", o->repeat, "Runs of each row")->check(CLI::Range(1, 1000))->capture_default_str();
   c->add_flag("--json", o->json, "One JSON object with roofs, rows, coverage of huge pages and what the engines do without");

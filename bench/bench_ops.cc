@@ -62,7 +62,8 @@ class OpsBench {
                bounded ? " (a quarter of the free memory)" : "", format_bytes(cache));
     fmt::print("roofs: read {:.1f} GB/s", roofs_["read_bytes_per_s"].get<double>() / 1e9);
     for (const auto& [isa, flops] : roofs_["fma_flop_per_s"].items()) fmt::print(", FMA {} {:.0f} GFLOP/s", isa, flops.get<double>() / 1e9);
-    fmt::print("\n\n{:44} {:>10} {:>9} {:>9} {:>7} {:>9} {:>8} {:>6}\n", "operation", "median ms", "min", "max", "GB/s", "GFLOP/s", "roof ms", "share");
+    fmt::print("\n\n{:44} {:>10} {:>9} {:>9} {:>7} {:>9} {:>8} {:>6}\n", "operation", "median ms", "min", "max", "GB/s", "GFLOP/s", "roof ms",
+               "share");
   }
 
   int run() {
@@ -89,7 +90,8 @@ class OpsBench {
       state = state * 6364136223846793005u + 1442695040888963407u;
       store_element(dtype, memory_.data(), i, static_cast<float>(static_cast<int64_t>(state >> 40)) * 0x1p-24f - 0.5f);
     }
-    for (size_t at = pattern; at < memory_.size(); at += pattern) std::memcpy(memory_.data() + at, memory_.data(), std::min(pattern, memory_.size() - at));
+    for (size_t at = pattern; at < memory_.size(); at += pattern)
+      std::memcpy(memory_.data() + at, memory_.data(), std::min(pattern, memory_.size() - at));
   }
 
   template <typename Fn>
@@ -137,7 +139,9 @@ class OpsBench {
     const double tolerance = (static_cast<double>(k) / 16 + 8) * 0x1p-24 * static_cast<double>(k) * 0.5;
     for (int64_t i = 0; i < t; ++i)
       for (int64_t j = 0; j < rows; ++j)
-        require(std::abs(static_cast<double>(y[static_cast<size_t>(i * n + j)]) - static_cast<double>(want[static_cast<size_t>(i * n + j)])) <= tolerance, title);
+        require(
+            std::abs(static_cast<double>(y[static_cast<size_t>(i * n + j)]) - static_cast<double>(want[static_cast<size_t>(i * n + j)])) <= tolerance,
+            title);
     line(title, {2.0 * static_cast<double>(n * k) * static_cast<double>(t), static_cast<double>(bytes)},
          [&](int i) { linear(backend_, args(static_cast<size_t>(i), n, y), {&pool_}); });
   }
@@ -187,7 +191,8 @@ class OpsBench {
     if (!wanted(title)) return;
     fill(dtype);
     const double n = static_cast<double>(sequences);
-    bench_attention(title, cache(dtype, heads, d, sequences, 1, context - 1), sequences, {4.0 * n * static_cast<double>(heads * d * context), each * n});
+    bench_attention(title, cache(dtype, heads, d, sequences, 1, context - 1), sequences,
+                    {4.0 * n * static_cast<double>(heads * d * context), each * n});
   }
 
   void bench_prefill(DType dtype) {
@@ -196,8 +201,9 @@ class OpsBench {
     if (!wanted(title)) return;
     fill(dtype);
     const double pairs = static_cast<double>(tokens) * static_cast<double>(tokens + 1) / 2;
-    bench_attention(title, cache(dtype, heads, d, 1, tokens, 0), tokens,
-                    {4.0 * pairs * static_cast<double>(heads * d), static_cast<double>(2 * heads * d * tokens) * static_cast<double>(size_of(dtype))});
+    bench_attention(
+        title, cache(dtype, heads, d, 1, tokens, 0), tokens,
+        {4.0 * pairs * static_cast<double>(heads * d), static_cast<double>(2 * heads * d * tokens) * static_cast<double>(size_of(dtype))});
   }
 
   // read from memory, written to memory; the roof counts both directions at the speed of reading
@@ -212,7 +218,8 @@ class OpsBench {
     layer_norm(ref::kBackend, args(1, want.data()), {&pool_});
     layer_norm(backend_, args(t, x + t * e), {&pool_});
     for (int64_t i = 0; i < e; ++i) require(std::abs(x[t * e + i] - want[static_cast<size_t>(i)]) <= 1e-5f, title);
-    line(title, {8.0 * static_cast<double>(t * e), 8.0 * static_cast<double>(t * e)}, [&](int) { layer_norm(backend_, args(t, x + t * e), {&pool_}); });
+    line(title, {8.0 * static_cast<double>(t * e), 8.0 * static_cast<double>(t * e)},
+         [&](int) { layer_norm(backend_, args(t, x + t * e), {&pool_}); });
     filled_.reset();
   }
 

@@ -23,6 +23,7 @@
 
 #include "bench/command.h"
 #include "bench/harness.h"
+#include "bench/overlap_results.h"
 #include "bench/process_usage.h"
 #include "bench/scratch_model.h"
 #include "flexgen/base/trace.h"
@@ -55,31 +56,12 @@ struct Chunk {
   uint64_t bytes = 0;
 };
 
-struct Solo {
-  double io_s = 0, io_cpu_s = 0, compute_s = 0;
-};
-
-struct Measured {
-  Solo solo;
-  double total_s = 0, fill_s = 0, wait_s = 0, verify_s = 0, disk_s = 0, bytes_in_flight = 0, cpu_s = 0, others_cpu_s = 0;
-  double p50_ms = 0, p99_ms = 0, max_ms = 0;  // of a read
-  uint64_t bytes = 0;
-  uint64_t short_transfers = 0, retries = 0;
-
-  double efficiency() const { return std::max(solo.io_s, solo.compute_s) / total_s; }
-};
-
 double wait_until(double deadline) {  // on the clock of seconds_now()
   timespec t{};
   t.tv_sec = static_cast<time_t>(deadline);
   t.tv_nsec = static_cast<long>((deadline - static_cast<double>(t.tv_sec)) * 1e9);
   while (::clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, nullptr) == EINTR) {}
   return seconds_now();
-}
-
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v.empty() ? 0 : v[v.size() / 2];
 }
 
 class OverlapBench {
@@ -118,7 +100,7 @@ class OverlapBench {
     std::mt19937_64 random(options_.seed);
     std::shuffle(runs.begin(), runs.end(), random);
     calibrate();
-    for (const Run& r : runs) results_[{r.compute, r.ratio, r.scheme}].push_back(measure(r.scheme, r.compute, r.ratio));
+    for (const Run& r : runs) results_.add({r.compute, r.ratio, r.scheme}, measure(r.scheme, r.compute, r.ratio));
     options_.json ? print_json() : print_table();
     return 0;
   }
@@ -165,8 +147,9 @@ class OverlapBench {
     Stream s;
     s.io = make_io_engine({.engine = engine_of(scheme), .memory = arena_.memory(), .trace = trace});
     const Verify verify = options_.verify == "always" ? Verify::always : options_.verify == "first" ? Verify::first : Verify::off;
-    s.weights = std::make_unique<TieredWeights>(file_, placement_, resident_, ring_, std::span<std::byte>{}, *s.io, pool_,
-                                                TieredWeightsOptions{.verify = verify, .look_ahead = scheme != "sync", .fd = io_file_.fd(), .trace = trace});
+    s.weights =
+        std::make_unique<TieredWeights>(file_, placement_, resident_, ring_, std::span<std::byte>{}, *s.io, pool_,
+                                        TieredWeightsOptions{.verify = verify, .look_ahead = scheme != "sync", .fd = io_file_.fd(), .trace = trace});
     return s;
   }
 
@@ -206,7 +189,8 @@ class OverlapBench {
     auto overslept = std::make_shared<double>(0);
     return [this, seconds, overslept](size_t i, const WeightView&) {
       // a device would not have been late: what the last wait overslept is taken off this one
-      const double start = seconds_now() - (i == 0 ? 0 : *overslept), due = start + seconds * static_cast<double>(chunks_[i].bytes) / static_cast<double>(total_bytes_);
+      const double start = seconds_now() - (i == 0 ? 0 : *overslept),
+                   due = start + seconds * static_cast<double>(chunks_[i].bytes) / static_cast<double>(total_bytes_);
       *overslept = std::max(0.0, wait_until(due) - due);
     };
   }
@@ -280,92 +264,34 @@ class OverlapBench {
     m.retries = io_after.retries - io.retries;
     std::vector<double> latency;
     trace.for_each([&](const TraceEvent& e) {
-      if (e.kind == TraceEvent::Kind::read && e.start_ns >= start_ns && e.end_ns <= end_ns) latency.push_back(static_cast<double>(e.end_ns - e.start_ns) * 1e-6);
+      if (e.kind == TraceEvent::Kind::read && e.start_ns >= start_ns && e.end_ns <= end_ns)
+        latency.push_back(static_cast<double>(e.end_ns - e.start_ns) * 1e-6);
     });
     std::sort(latency.begin(), latency.end());
     if (!latency.empty()) m.p50_ms = latency[latency.size() / 2], m.p99_ms = latency[latency.size() * 99 / 100], m.max_ms = latency.back();
     return m;
   }
 
-  using Key = std::tuple<std::string, double, std::string>;  // compute, ratio, scheme
-
-  template <typename Fn>
-  static std::vector<double> values(const std::vector<Measured>& all, Fn&& fn) {
-    std::vector<double> out;
-    for (const Measured& m : all) out.push_back(fn(m));
-    return out;
-  }
-  // of what could be hidden beside sync; nullopt where sync was not measured
-  std::optional<double> hidden(const Key& key, const std::vector<Measured>& all) const {
-    const auto sync = results_.find({std::get<0>(key), std::get<1>(key), "sync"});
-    if (sync == results_.end()) return std::nullopt;
-    const double total = median(values(sync->second, [](const Measured& m) { return m.total_s; }));
-    const double longest = median(values(all, [](const Measured& m) { return std::max(m.solo.io_s, m.solo.compute_s); }));
-    if (total <= longest) return std::nullopt;
-    return (total - median(values(all, [](const Measured& m) { return m.total_s; }))) / (total - longest);
-  }
-
   void print_table() const {
-    fmt::print("{}, {} threads, {}; {} through {} of slots, verify {}; huge pages {}\n", proc_value("/proc/cpuinfo", "model name"), pool_.size(), backend_.name,
-               format_bytes(total_bytes_), format_bytes(ring_bytes_), options_.verify, huge_ ? fmt::format("{:.0f} %", *huge_ * 100) : "unknown");
+    fmt::print("{}, {} threads, {}; {} through {} of slots, verify {}; huge pages {}\n", proc_value("/proc/cpuinfo", "model name"), pool_.size(),
+               backend_.name, format_bytes(total_bytes_), format_bytes(ring_bytes_), options_.verify,
+               huge_ ? fmt::format("{:.0f} %", *huge_ * 100) : "unknown");
     fmt::print("median of {}; E in the range of all\n\n", options_.repeats);
-    fmt::print("{:7} {:>5} {:8} {:>5} {:>11} {:>5} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>9} {:>6} {:>15} {:>8}\n", "compute", "ratio", "scheme", "E", "range", "E'", "total s",
-               "io s", "comp s", "stall", "fill", "disk", "in flight", "GB/s", "p50/p99/max ms", "CPU s/GB");
-    for (const auto& [key, all] : results_) {
-      const auto& [compute, ratio, scheme] = key;
-      const auto of = [&all = all](auto&& fn) { return median(values(all, fn)); };  // clang 14 captures no binding by itself
-      const auto e = values(all, [](const Measured& m) { return m.efficiency(); });
-      const auto h = hidden(key, all);
-      fmt::print("{:7} {:>5} {:8} {:>5.2f} {:>11} {:>5} {:>7.2f} {:>7.2f} {:>7.2f} {:>5.1f}% {:>5.1f}% {:>5.1f}% {:>9} {:>6.2f} {:>15} {:>8.3f}\n", compute, ratio, scheme, median(e),
-                 fmt::format("{:.2f}-{:.2f}", *std::min_element(e.begin(), e.end()), *std::max_element(e.begin(), e.end())), h ? fmt::format("{:.2f}", *h) : "",
-                 of([](const Measured& m) { return m.total_s; }), of([](const Measured& m) { return m.solo.io_s; }), of([](const Measured& m) { return m.solo.compute_s; }),
-                 100 * of([](const Measured& m) { return m.wait_s / m.total_s; }), 100 * of([](const Measured& m) { return m.fill_s / m.total_s; }),
-                 100 * of([](const Measured& m) { return m.disk_s / m.total_s; }), format_bytes(static_cast<uint64_t>(of([](const Measured& m) { return m.bytes_in_flight; }))),
-                 of([](const Measured& m) { return static_cast<double>(m.bytes) / (m.total_s - m.fill_s) * 1e-9; }),
-                 fmt::format("{:.1f}/{:.1f}/{:.1f}", of([](const Measured& m) { return m.p50_ms; }), of([](const Measured& m) { return m.p99_ms; }),
-                             of([](const Measured& m) { return m.max_ms; })),
-                 of([](const Measured& m) { return m.solo.io_cpu_s / static_cast<double>(m.bytes) * 1e9; }));
-    }
+    results_.print();
   }
 
   void print_json() const {
-    Json lines = Json::array();
-    for (const auto& [key, all] : results_) {
-      const auto& [compute, ratio, scheme] = key;
-      Json runs = Json::array();
-      for (const Measured& m : all)
-        runs.push_back({{"efficiency", m.efficiency()},
-                        {"total_s", m.total_s},
-                        {"solo_io_s", m.solo.io_s},
-                        {"solo_compute_s", m.solo.compute_s},
-                        {"solo_io_cpu_s_per_gb", m.solo.io_cpu_s / static_cast<double>(m.bytes) * 1e9},
-                        {"fill_s", m.fill_s},
-                        {"stall_disk_s", m.wait_s},
-                        {"stall_verify_s", m.verify_s},
-                        {"disk_busy_s", m.disk_s},
-                        {"bytes_in_flight", m.bytes_in_flight},
-                        {"sustained_bytes_per_s", static_cast<double>(m.bytes) / (m.total_s - m.fill_s)},
-                        {"read_p50_ms", m.p50_ms},
-                        {"read_p99_ms", m.p99_ms},
-                        {"read_max_ms", m.max_ms},
-                        {"cpu_s", m.cpu_s},
-                        {"others_cpu_s", m.others_cpu_s},
-                        {"short_transfers", m.short_transfers},
-                        {"retries", m.retries}});
-      Json line{{"compute", compute}, {"ratio", ratio}, {"scheme", scheme}, {"efficiency", median(values(all, [](const Measured& m) { return m.efficiency(); }))}};
-      if (const auto h = hidden(key, all)) line["hidden"] = *h;
-      line["runs"] = runs;
-      lines.push_back(line);
-    }
-    fmt::print("{}\n", Json{{"machine", {{"cpu", proc_value("/proc/cpuinfo", "model name")}, {"threads", pool_.size()}, {"isa", backend_.name}, {"build", "release"}}},
-                            {"bytes", total_bytes_},
-                            {"ring_bytes", ring_bytes_},
-                            {"verify", options_.verify},
-                            {"direct", io_file_.direct()},
-                            {"huge_coverage", huge_ ? Json(*huge_) : Json()},
-                            {"seed", options_.seed},
-                            {"lines", lines}}
-                           .dump());
+    fmt::print("{}\n",
+               Json{{"machine",
+                     {{"cpu", proc_value("/proc/cpuinfo", "model name")}, {"threads", pool_.size()}, {"isa", backend_.name}, {"build", "release"}}},
+                    {"bytes", total_bytes_},
+                    {"ring_bytes", ring_bytes_},
+                    {"verify", options_.verify},
+                    {"direct", io_file_.direct()},
+                    {"huge_coverage", huge_ ? Json(*huge_) : Json()},
+                    {"seed", options_.seed},
+                    {"lines", results_.lines()}}
+                   .dump());
   }
 
   const Options options_;
@@ -389,13 +315,14 @@ class OverlapBench {
   std::vector<float> x_, y_;
   double io_s_ = 0;
   std::map<int64_t, double> products_s_;  // by tokens
-  std::map<Key, std::vector<Measured>> results_;
+  OverlapResults results_;
 };
 
 int run(const Options& o) {
   const auto known = [](const char* name, const std::vector<std::string>& found, const std::vector<std::string>& allowed) {
     for (const std::string& f : found)
-      if (std::find(allowed.begin(), allowed.end(), f) == allowed.end()) fail(Fault::usage, "{}: found '{}', allowed {}", name, printable(f), fmt::join(allowed, ", "));
+      if (std::find(allowed.begin(), allowed.end(), f) == allowed.end())
+        fail(Fault::usage, "{}: found '{}', allowed {}", name, printable(f), fmt::join(allowed, ", "));
   };
   known("--schemes", o.schemes, {"sync", "ring", "threads"});
   known("--compute", o.compute, {"timed", "cores"});
@@ -419,7 +346,9 @@ void add_overlap(CLI::App& program, Selected& selected) {
   c->add_option("--limit", o->limit, "Bytes of layers a pass at most")->capture_default_str()->type_name("SIZE");
   c->add_option("--ratios", o->ratios, "Computing time over reading time")->delimiter(',')->capture_default_str();
   c->add_option("--schemes", o->schemes, "sync, ring, threads")->delimiter(',')->capture_default_str();
-  c->add_option("--compute", o->compute, "timed (waiting, as for a GPU), cores (matrix products on all threads)")->delimiter(',')->capture_default_str();
+  c->add_option("--compute", o->compute, "timed (waiting, as for a GPU), cores (matrix products on all threads)")
+      ->delimiter(',')
+      ->capture_default_str();
   c->add_option("--repeats", o->repeats, "Runs of each")->capture_default_str();
   c->add_option("--seed", o->seed, "Of the order of the runs")->capture_default_str();
   c->add_option("--look-ahead", o->look_ahead, "Bytes of the ring of slots")->capture_default_str()->type_name("SIZE");

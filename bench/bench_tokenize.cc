@@ -40,8 +40,8 @@ int run(const Options& o) {
     if (n_decoded != text.size()) fail(Fault::internal, "{}: {} bytes became {} after encoding and decoding", path, text.size(), n_decoded);
     fmt::print("{}: {:.2f} MB, {} pieces, {} tokens\n", path, mb, n_pieces / static_cast<size_t>(alone.repetitions + 1), ids.size());
     const auto line = [&](const char* what, const Timing& t) {
-      fmt::print("  {:<14} {:8.1f} MB/s  (median of {}; {:.1f} to {:.1f})   {:.2f} of splitting alone\n", what, mb / t.median, t.repetitions, mb / t.max, mb / t.min,
-                 alone.median / t.median);
+      fmt::print("  {:<14} {:8.1f} MB/s  (median of {}; {:.1f} to {:.1f})   {:.2f} of splitting alone\n", what, mb / t.median, t.repetitions,
+                 mb / t.max, mb / t.min, alone.median / t.median);
     };
     line("split", alone);
     line("encode", encode);

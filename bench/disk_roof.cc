@@ -72,15 +72,18 @@ std::optional<ReadSpeed> fio_read_speed(const std::string& path, uint64_t file_b
   const uint64_t needed = div_up<uint64_t>(chunk * static_cast<uint64_t>(depth), 2_MiB) + 1;
   const uint64_t free_pages = std::strtoull(proc_value("/proc/meminfo", "HugePages_Free").c_str(), nullptr, 10);
   if (free_pages < needed) {
-    why_not = fmt::format("fio's buffers need {} huge pages, {} are free; `sysctl vm.nr_hugepages={}` as root reserves them, `sysctl vm.nr_hugepages=0` gives them back",
-                          needed, free_pages, needed);
+    why_not = fmt::format(
+        "fio's buffers need {} huge pages, {} are free; `sysctl vm.nr_hugepages={}` as root reserves them, `sysctl vm.nr_hugepages=0` gives them "
+        "back",
+        needed, free_pages, needed);
     return std::nullopt;
   }
   std::string name;
   for (const char c : path) name += c == ':' ? "\\:" : std::string(1, c);  // fio splits lists of files there
-  const auto text = output_of({"fio", "--name=read", "--filename=" + name, "--readonly", "--rw=read", "--ioengine=io_uring", "--direct=1", "--iomem=mmaphuge",
-                               fmt::format("--bs={}", chunk), fmt::format("--iodepth={}", depth), fmt::format("--size={}", file_bytes / chunk * chunk),
-                               "--time_based", fmt::format("--runtime={}ms", std::max(1L, std::lround(seconds * 1000))), "--output-format=json"});
+  const auto text =
+      output_of({"fio", "--name=read", "--filename=" + name, "--readonly", "--rw=read", "--ioengine=io_uring", "--direct=1", "--iomem=mmaphuge",
+                 fmt::format("--bs={}", chunk), fmt::format("--iodepth={}", depth), fmt::format("--size={}", file_bytes / chunk * chunk),
+                 "--time_based", fmt::format("--runtime={}ms", std::max(1L, std::lround(seconds * 1000))), "--output-format=json"});
   try {
     if (text) {
       const auto job = nlohmann::json::parse(text->substr(std::min(text->find('{'), text->size())))["jobs"][0];
@@ -129,9 +132,11 @@ DiskRoof measure_disk_roof(const std::string& path, double seconds) {
   if (const auto fio = fio_read_speed(path, file.size(), chunk, kRoofDepth, seconds, why_not))
     return {fio->bytes_per_s, fmt::format("fio, io_uring, {} x {}, huge pages", format_bytes(chunk), kRoofDepth)};
   const Arena arena(read_buffers(kRoofDepth) * chunk);
-  const auto engine = make_io_engine({.limits = {.bytes_in_flight = kRoofDepth * chunk, .piece_bytes = chunk, .depth = kRoofDepth}, .memory = arena.memory()});
+  const auto engine =
+      make_io_engine({.limits = {.bytes_in_flight = kRoofDepth * chunk, .piece_bytes = chunk, .depth = kRoofDepth}, .memory = arena.memory()});
   const ReadSpeed speed = engine_read_speed(*engine, file, arena.memory().first(read_buffers(kRoofDepth) * chunk), chunk, seconds);
-  return {speed.bytes_per_s, fmt::format("our own {}, {} x {}{}: {}", engine->name(), format_bytes(chunk), kRoofDepth, file.direct() ? "" : ", page cache", why_not)};
+  return {speed.bytes_per_s,
+          fmt::format("our own {}, {} x {}{}: {}", engine->name(), format_bytes(chunk), kRoofDepth, file.direct() ? "" : ", page cache", why_not)};
 }
 
 }  // namespace flexgen::bench

@@ -30,7 +30,8 @@ inline ModelWork model_work(const ModelFile& file, const ModelDescription& m, DT
   const auto of = [&](const Step& step) {
     double n = 0;
     for (const Operation& op : step.operations)
-      if (op.kind == Operation::Kind::linear) n += 2.0 * static_cast<double>(file_tensor(file, *op.weight).shape[0]) * static_cast<double>(file_tensor(file, *op.weight).shape[1]);
+      if (op.kind == Operation::Kind::linear)
+        n += 2.0 * static_cast<double>(file_tensor(file, *op.weight).shape[0]) * static_cast<double>(file_tensor(file, *op.weight).shape[1]);
     return n;
   };
   const Program p = opt_program(m);
@@ -52,7 +53,13 @@ inline double product_rate(ThreadPool& pool, const Backend& backend, DType dtype
   const Timing t = measure(
       [&](int i) {
         const RowBlock block{weights.data() + static_cast<size_t>(i) % copies * bytes, 0, rows};
-        linear(backend, {{const_cast<float*>(x.data()), n_tok, cols, cols}, {dtype, rows, cols, {&block, 1}}, nullptr, {y.data(), n_tok, rows, rows}, Activation::none, false},
+        linear(backend,
+               {{const_cast<float*>(x.data()), n_tok, cols, cols},
+                {dtype, rows, cols, {&block, 1}},
+                nullptr,
+                {y.data(), n_tok, rows, rows},
+                Activation::none,
+                false},
                {&pool});
       },
       5);

@@ -56,9 +56,12 @@ expect_bad(check_layers.cmake kernels/cuda/k.cu "${spdx}#include \"tools/t.h\"\n
 expect_bad(check_sources.cmake kernels/k.cc "int x;\n" "kernels/k.cc: does not begin with SPDX")
 expect_bad(check_sources.cmake tools/x.sh "#!/bin/sh\n" "tools/x.sh: does not begin with SPDX")
 expect_bad(check_sources.cmake include/flexgen/base/a.h "${spdx}" "has no #pragma once")
+string(REPEAT "x" 151 long_line)
+expect_bad(check_sources.cmake kernels/k.cc "${spdx}// a; list\n\n${long_line}\n" "kernels/k.cc:4: found 151 columns, allowed 150")
 expect_bad(check_sources.cmake kernels/k.h "${header}namespace x {\nusing namespace std;\n}\n" "'using namespace'")
 expect_bad(check_sources.cmake include/flexgen/io/d.h "${header}" "include/flexgen/io/d.h: has no test")
-expect_bad(check_sources.cmake tests/base/test_a.cc "${spdx}#include <vector>\n#include \"flexgen/base/a.h\"\n" "its first include must be flexgen/base/a.h")
+expect_bad(check_sources.cmake tests/base/test_a.cc "${spdx}#include <vector>\n#include \"flexgen/base/a.h\"\n"
+           "its first include must be flexgen/base/a.h")
 expect_bad(check_sources.cmake tests/base/test_a.cc "${spdx}" "its first include must be flexgen/base/a.h")
 expect_bad(check_sources.cmake tests/io/test_c.cc "${spdx}" "io/c.h has a test")
 expect_bad(check_sources.cmake tests/untested_headers.txt "io/c.h: types\nio/gone.h: why\n" "io/gone.h does not exist")

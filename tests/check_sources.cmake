@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# cmake -DROOT=<repository> -P check_sources.cmake: every source names its licence, headers are guarded and open no namespace, every
-# header has a test of its own name or a stated reason, and nothing mentions a folder of one machine.
+# cmake -DROOT=<repository> -P check_sources.cmake: every source names its licence, headers are guarded and open no namespace, no
+# line is longer than 150 columns, every header has a test of its own name or a stated reason, and nothing mentions a folder of one machine.
 cmake_minimum_required(VERSION 3.25)
 
 set(licence "SPDX-License-Identifier: Apache-2.0")
@@ -31,6 +31,16 @@ foreach(file IN LISTS sources)
   if(NOT "${text}" MATCHES "${first}")
     message(SEND_ERROR "${file}: does not begin with ${licence}")
   endif()
+  string(REGEX REPLACE "[][;\\]" "." lines "${text}")  # what would split or join the list's elements
+  string(REPLACE "\n" ";" lines "${lines}")
+  set(number 0)
+  foreach(line IN LISTS lines)
+    math(EXPR number "${number} + 1")
+    string(LENGTH "${line}" length)
+    if(length GREATER 150)
+      message(SEND_ERROR "${file}:${number}: found ${length} columns, allowed 150")
+    endif()
+  endforeach()
   if(file MATCHES "\\.(h|cuh)$")
     if(NOT "${text}" MATCHES "\n#pragma once\n")
       message(SEND_ERROR "${file}: has no #pragma once")

@@ -27,7 +27,8 @@ if [ -z "$folder" ]; then
   folder=$(mktemp -d)
   trap 'rm -rf "$folder"' EXIT
 fi
-[ -x "$folder/bin/sh" ] || debootstrap --variant=minbase "$suite" "$folder" http://deb.debian.org/debian >"$folder.log" 2>&1 || { tail "$folder.log"; exit 1; }
+[ -x "$folder/bin/sh" ] ||
+  debootstrap --variant=minbase "$suite" "$folder" http://deb.debian.org/debian >"$folder.log" 2>&1 || { tail "$folder.log"; exit 1; }
 echo "inside: $(. "$folder/etc/os-release" && echo "$PRETTY_NAME"), built on: $(. /etc/os-release && echo "$PRETTY_NAME")"
 mkdir -p "$folder/flexgen"
 cp -r "$program" tests/data/tiny-opt "$folder/flexgen/"

@@ -44,13 +44,15 @@ int list(bool json) {
   }
   if (!entries.empty()) fmt::print("{:<{}}  {:>9}  {:<16}  {}\n", "NAME", width, "SIZE", "LAST USE", "SOURCE");
   for (const CacheEntry& e : entries)
-    fmt::print("{:<{}}  {:>9}  {:<16}  {}\n", e.name, width, format_bytes(e.bytes), local_time(e.last_use_s), e.source.empty() ? "(unknown)" : terminal_safe(e.source));
+    fmt::print("{:<{}}  {:>9}  {:<16}  {}\n", e.name, width, format_bytes(e.bytes), local_time(e.last_use_s),
+               e.source.empty() ? "(unknown)" : terminal_safe(e.source));
   fmt::print("{} model{} in {}, {}\n", entries.size(), entries.size() == 1 ? "" : "s", cache.folder(), format_bytes(total));
   return 0;
 }
 
 int remove(const std::vector<std::string>& which, bool all) {
-  if (all == !which.empty()) fail(Fault::usage, "cache rm: found {}, allowed names of entries, or --all", all ? "both names and --all" : "nothing to remove");
+  if (all == !which.empty())
+    fail(Fault::usage, "cache rm: found {}, allowed names of entries, or --all", all ? "both names and --all" : "nothing to remove");
   const ModelCache cache(ModelCache::default_folder());
   std::vector<CacheEntry> gone;
   if (all) gone = cache.remove_all();

@@ -155,12 +155,13 @@ class Chat {
     const Statistics& all = loaded_.engine().statistics();
     const size_t n = dialogue_.tokens().size();
     out_.write(fmt::format("  {:<16} {}\n", "turns", dialogue_.turns().size()));
-    out_.write(fmt::format("  {:<16} {} of {} tokens\n", "context", with_commas(n), with_commas(static_cast<uint64_t>(loaded_.model().description().max_positions))));
+    out_.write(fmt::format("  {:<16} {} of {} tokens\n", "context", with_commas(n),
+                           with_commas(static_cast<uint64_t>(loaded_.model().description().max_positions))));
     if (last_)
       out_.write(fmt::format("  {:<16} {} tokens of the message, {} new, {} computed in {:.2f} s\n", "last turn", with_commas(last_->prompt_tokens),
                              with_commas(last_->new_tokens), with_commas(last_->tokens_computed), last_->seconds));
-    out_.write(fmt::format("  {:<16} {} computed in {:.2f} s, {} new\n", "since the start", with_commas(all.tokens_computed), all.prefill_s + all.decode_s,
-                           with_commas(all.tokens_generated)));
+    out_.write(fmt::format("  {:<16} {} computed in {:.2f} s, {} new\n", "since the start", with_commas(all.tokens_computed),
+                           all.prefill_s + all.decode_s, with_commas(all.tokens_generated)));
   }
 
   void reset() {
@@ -181,7 +182,8 @@ class Chat {
     limits.fault = Fault::usage;
     last_.reset();
     const auto reply = dialogue_.load(parse_json(read_text_file(path, 64_MiB), path, limits), path, interrupted);
-    out_.write(fmt::format("Loaded {} turns, {} tokens, {} computed.\n", dialogue_.turns().size(), with_commas(dialogue_.tokens().size()), with_commas(reply.tokens_computed)));
+    out_.write(fmt::format("Loaded {} turns, {} tokens, {} computed.\n", dialogue_.turns().size(), with_commas(dialogue_.tokens().size()),
+                           with_commas(reply.tokens_computed)));
   }
 
   void say_error(std::string_view what) {
@@ -217,8 +219,12 @@ void add_chat(CLI::App& program, Selected& selected) {
   auto o = std::make_shared<ChatOptions>();
   CLI::App* c = program.add_subcommand("chat", "Talk with a model; what was said is not computed again");
   c->footer(fmt::format("Commands of the dialogue:\n{}\n", kCommands));
-  c->add_option("--model", o->model, "Model file, or HuggingFace folder: converted once into a cache (flexgen cache)")->required()->type_name("PATH")->group("Dialogue");
-  c->add_option("--template", o->framing, "How a turn is written: text with {user} and {assistant}, or a file with such text [Human: {user}\\nAssistant:{assistant}\\n]")
+  c->add_option("--model", o->model, "Model file, or HuggingFace folder: converted once into a cache (flexgen cache)")
+      ->required()
+      ->type_name("PATH")
+      ->group("Dialogue");
+  c->add_option("--template", o->framing,
+                "How a turn is written: text with {user} and {assistant}, or a file with such text [Human: {user}\\nAssistant:{assistant}\\n]")
       ->type_name("TEXT|FILE")
       ->group("Dialogue");
   add_generation_options(*c, o->generation);

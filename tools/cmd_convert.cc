@@ -33,9 +33,11 @@ std::string default_output(const std::string& source) {
 std::vector<std::string> warnings_of(const std::vector<SuspectTensor>& suspects, std::string_view dtype) {
   std::vector<std::string> out;
   for (const SuspectTensor& s : suspects) {
-    if (s.not_finite != 0) out.push_back(fmt::format("tensor '{}': {} values are infinite or NaN in the checkpoint", s.name, with_commas(s.not_finite)));
+    if (s.not_finite != 0)
+      out.push_back(fmt::format("tensor '{}': {} values are infinite or NaN in the checkpoint", s.name, with_commas(s.not_finite)));
     if (s.overflowed != 0)
-      out.push_back(fmt::format("tensor '{}': {} values are too large for {} and became infinite. Use --dtype bf16 or f32", s.name, with_commas(s.overflowed), dtype));
+      out.push_back(fmt::format("tensor '{}': {} values are too large for {} and became infinite. Use --dtype bf16 or f32", s.name,
+                                with_commas(s.overflowed), dtype));
   }
   return out;
 }

@@ -89,7 +89,9 @@ void add_eval(CLI::App& program, Selected& selected) {
   auto o = std::make_shared<Options>();
   CLI::App* command = program.add_subcommand("eval", "Perplexity of a model on a text");
   command->footer(kManual);
-  command->add_option("--model", o->model, "Model file, or HuggingFace folder (converted once, into the cache)")->type_name("FILE|FOLDER")->required();
+  command->add_option("--model", o->model, "Model file, or HuggingFace folder (converted once, into the cache)")
+      ->type_name("FILE|FOLDER")
+      ->required();
   command->add_option("--text", o->text, "The text, UTF-8")->type_name("FILE")->required();
   command->add_option("--max-length", o->max_length, "Tokens of a window [512, or the model's context if that is less]")->type_name("N");
   command->add_option("--stride", o->stride, "Tokens from one window's beginning to the next one's [half of --max-length]")->type_name("N");

@@ -316,25 +316,40 @@ void add_generate(CLI::App& program, Selected& selected) {
   auto o = std::make_shared<Options>();
   CLI::App* c = program.add_subcommand("generate", "Continue prompts: text that streams, or JSON");
   c->footer(kExamples);
-  c->add_option("--model", o->model, "Model file, or HuggingFace folder: converted once into a cache (flexgen cache)")->required()->type_name("PATH")->group("Model and prompts");
-  add_text_list(*c, "--prompt", o->sources.texts, "A prompt; repeatable. Write --prompt=TEXT where TEXT begins with a dash")->type_name("TEXT")->group("Model and prompts");
-  add_text_list(*c, "--prompt-tokens", o->sources.tokens, "A prompt as token ids, as in 2,100,5; repeatable")->type_name("IDS")->group("Model and prompts");
-  add_text_list(*c, "--prompt-file", o->sources.files, "A prompt a line (blank ones are skipped), or JSON lines where the name ends in .jsonl; - is standard input; repeatable")
+  c->add_option("--model", o->model, "Model file, or HuggingFace folder: converted once into a cache (flexgen cache)")
+      ->required()
+      ->type_name("PATH")
+      ->group("Model and prompts");
+  add_text_list(*c, "--prompt", o->sources.texts, "A prompt; repeatable. Write --prompt=TEXT where TEXT begins with a dash")
+      ->type_name("TEXT")
+      ->group("Model and prompts");
+  add_text_list(*c, "--prompt-tokens", o->sources.tokens, "A prompt as token ids, as in 2,100,5; repeatable")
+      ->type_name("IDS")
+      ->group("Model and prompts");
+  add_text_list(*c, "--prompt-file", o->sources.files,
+                "A prompt a line (blank ones are skipped), or JSON lines where the name ends in .jsonl; - is standard input; repeatable")
       ->type_name("FILE")
       ->group("Model and prompts");
-  c->add_flag("--parse-special", o->parse_special, "Control tokens such as </s> that are spelled out in a prompt become that token")->group("Model and prompts");
+  c->add_flag("--parse-special", o->parse_special, "Control tokens such as </s> that are spelled out in a prompt become that token")
+      ->group("Model and prompts");
 
   add_generation_options(*c, o->generation);
-  c->add_option("--num-return-sequences", o->generation.num_return_sequences, "Samples of each prompt, with --do-sample [1]")->type_name("N")->group("Choice of tokens");
+  c->add_option("--num-return-sequences", o->generation.num_return_sequences, "Samples of each prompt, with --do-sample [1]")
+      ->type_name("N")
+      ->group("Choice of tokens");
 
   add_engine_options(*c, o->engine);
 
   c->add_flag("--json", o->json, "One JSON object a line and sequence, in the order of the prompts")->group("Output");
-  c->add_option("--logprobs", o->generation.logprobs, "With --json: log-probability of each token and of the N likeliest")->type_name("N")->group("Output");
+  c->add_option("--logprobs", o->generation.logprobs, "With --json: log-probability of each token and of the N likeliest")
+      ->type_name("N")
+      ->group("Output");
   c->add_flag("--hide-prompt", o->hide_prompt, "Print the continuations alone")->group("Output");
   c->add_flag("--stats", o->stats, "Print statistics on standard error, also where it is not a terminal")->group("Output");
   c->add_option("--stats-json", o->stats_json, "Write the statistics as JSON to this file")->type_name("FILE")->group("Output");
-  c->add_option("--trace", o->trace, "Write a timeline as JSON to this file: for flexgen trace, or ui.perfetto.dev")->type_name("FILE")->group("Output");
+  c->add_option("--trace", o->trace, "Write a timeline as JSON to this file: for flexgen trace, or ui.perfetto.dev")
+      ->type_name("FILE")
+      ->group("Output");
   c->callback([o, &selected] { selected = [o] { return generate(*o); }; });
 }
 

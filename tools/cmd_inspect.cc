@@ -78,26 +78,38 @@ json summary_json(const ModelFile& m, const ModelDescription& model, const Optio
   if (o.tensors) {
     json& list = out["tensors"] = json::array();
     for (const FileTensor& t : m.tensors())
-      list.push_back({{"name", t.name}, {"dtype", name(t.dtype)}, {"shape", t.shape}, {"offset", t.offset}, {"bytes", t.bytes}, {"record", m.records()[t.record].name},
-                      {"first_block", t.first_block}, {"blocks", t.n_blocks}, {"rows_per_block", t.rows_per_block}});
+      list.push_back({{"name", t.name},
+                      {"dtype", name(t.dtype)},
+                      {"shape", t.shape},
+                      {"offset", t.offset},
+                      {"bytes", t.bytes},
+                      {"record", m.records()[t.record].name},
+                      {"first_block", t.first_block},
+                      {"blocks", t.n_blocks},
+                      {"rows_per_block", t.rows_per_block}});
   }
-  if (o.verify) out["verify"] = {{"damage", verdict.damage}, {"seconds", verdict.seconds}, {"bytes_per_second", static_cast<double>(m.file().size()) / verdict.seconds}};
+  if (o.verify)
+    out["verify"] = {
+        {"damage", verdict.damage}, {"seconds", verdict.seconds}, {"bytes_per_second", static_cast<double>(m.file().size()) / verdict.seconds}};
   return out;
 }
 
 void print_summary(const ModelFile& m, const ModelDescription& model) {
   const auto line = [](std::string_view what, const std::string& value) { fmt::print("  {:<13} {}\n", what, value); };
   fmt::print("{}\n", m.file().path());
-  line("model", fmt::format("{}, {} layers, width {}, ffn {}, {} heads of {}", model.family, model.n_layers, model.width, model.ffn, model.n_heads, model.head_dim));
-  line("", fmt::format("vocabulary {}, {} positions, {}, norm {}{}{}{}{}", with_commas(static_cast<uint64_t>(model.vocab)),
-                       with_commas(static_cast<uint64_t>(model.max_positions)), name(model.activation),
-                       model.norm == NormPlace::pre ? "before" : "after", model.has_projection() ? fmt::format(", embedding width {}", model.embed_width) : "",
-                       model.bias ? "" : ", no biases", model.norm_affine ? "" : ", plain norms", model.tied_head ? ", tied head" : ", own head"));
+  line("model", fmt::format("{}, {} layers, width {}, ffn {}, {} heads of {}", model.family, model.n_layers, model.width, model.ffn, model.n_heads,
+                            model.head_dim));
+  line("",
+       fmt::format("vocabulary {}, {} positions, {}, norm {}{}{}{}{}", with_commas(static_cast<uint64_t>(model.vocab)),
+                   with_commas(static_cast<uint64_t>(model.max_positions)), name(model.activation), model.norm == NormPlace::pre ? "before" : "after",
+                   model.has_projection() ? fmt::format(", embedding width {}", model.embed_width) : "", model.bias ? "" : ", no biases",
+                   model.norm_affine ? "" : ", plain norms", model.tied_head ? ", tied head" : ", own head"));
   line("parameters", with_commas(parameters(m)));
   std::string formats;
   for (const auto& [dtype, n] : dtypes(m)) formats += fmt::format("{}{} {}", formats.empty() ? "" : ", ", dtype, with_commas(n));
   line("formats", formats);
-  line("weights", fmt::format("{} in {} records, {} tensors, {} blocks", format_bytes(m.weight_bytes()), m.records().size(), m.tensors().size(), m.blocks().size()));
+  line("weights", fmt::format("{} in {} records, {} tensors, {} blocks", format_bytes(m.weight_bytes()), m.records().size(), m.tensors().size(),
+                              m.blocks().size()));
   line("file", fmt::format("{} bytes, records aligned to {}, id {:016x}", with_commas(m.file().size()), format_bytes(m.alignment()), m.id()));
   std::string tokenizer;
   for (const auto& [name, text] : section(m, "tokenizer").items()) tokenizer += (tokenizer.empty() ? "" : ", ") + printable(name);
@@ -105,7 +117,9 @@ void print_summary(const ModelFile& m, const ModelDescription& model) {
   const json& generation = section(m, "generation");
   line("generation", generation.empty() ? "none" : printable(generation.dump(-1, ' ', false, json::error_handler_t::replace)));
   const json& provenance = section(m, "provenance");
-  const auto text = [&](const char* key) { return provenance.contains(key) && provenance[key].is_string() ? printable(provenance[key].get<std::string>()) : ""; };
+  const auto text = [&](const char* key) {
+    return provenance.contains(key) && provenance[key].is_string() ? printable(provenance[key].get<std::string>()) : "";
+  };
   if (!text("tool").empty()) line("made by", text("tool"));
   if (!text("folder").empty()) line("made from", text("folder"));
 }
@@ -115,7 +129,8 @@ void print_tensors(const ModelFile& m) {
   for (const FileTensor& t : m.tensors()) widest = std::max(widest, t.name.size());
   fmt::print("\n  {:<{}}  dtype  {:<16} {:>16} {:>14} {:>8} {:>11}\n", "tensor", widest, "shape", "offset", "bytes", "blocks", "rows/block");
   for (const FileTensor& t : m.tensors())
-    fmt::print("  {:<{}}  {:<5}  {:<16} {:>16} {:>14} {:>8} {:>11}\n", t.name, widest, name(t.dtype), to_string(t.shape), t.offset, t.bytes, t.n_blocks, t.rows_per_block);
+    fmt::print("  {:<{}}  {:<5}  {:<16} {:>16} {:>14} {:>8} {:>11}\n", t.name, widest, name(t.dtype), to_string(t.shape), t.offset, t.bytes,
+               t.n_blocks, t.rows_per_block);
 }
 
 int run(const Options& o) {
@@ -130,7 +145,8 @@ int run(const Options& o) {
   if (!o.verify) return 0;
   if (verdict.damage.empty()) {
     if (!o.as_json)
-      fmt::print("\n  verified      every byte, in {:.1f} s ({}/s)\n", verdict.seconds, format_bytes(static_cast<uint64_t>(static_cast<double>(m.file().size()) / verdict.seconds)));
+      fmt::print("\n  verified      every byte, in {:.1f} s ({}/s)\n", verdict.seconds,
+                 format_bytes(static_cast<uint64_t>(static_cast<double>(m.file().size()) / verdict.seconds)));
     return 0;
   }
   constexpr size_t kShown = 20;

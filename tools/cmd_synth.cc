@@ -54,7 +54,8 @@ int run(const Options& o) {
   const ModelDescription model = shape(o);
   const auto dtype = parse_dtype(o.dtype);
   if (!dtype) fail(Fault::usage, "--dtype: found '', allowed f32, f16 or bf16");
-  if (o.as != "flex" && o.as != "safetensors" && o.as != "bin") fail(Fault::usage, "--as: found '{}', allowed flex, safetensors or bin", printable(o.as));
+  if (o.as != "flex" && o.as != "safetensors" && o.as != "bin")
+    fail(Fault::usage, "--as: found '{}', allowed flex, safetensors or bin", printable(o.as));
   const auto tokenizer = o.tokenizer.empty() ? std::map<std::string, std::string>{} : checked_tokenizer_files(o.tokenizer);
   if (!o.tokenizer.empty() && tokenizer.empty()) fail(Fault::usage, "--tokenizer: {}: found no vocabulary there", o.tokenizer);
 
@@ -66,7 +67,8 @@ int run(const Options& o) {
   uint64_t bytes = 0;
   if (o.as == "flex") {
     const auto planned = planned_records(model, *dtype);
-    const nlohmann::json provenance{{"tool", "flexgen " FLEXGEN_VERSION}, {"synthetic", {{"like", printable(o.like)}, {"layers", model.n_layers}, {"seed", o.seed}}}};
+    const nlohmann::json provenance{{"tool", "flexgen " FLEXGEN_VERSION},
+                                    {"synthetic", {{"like", printable(o.like)}, {"layers", model.n_layers}, {"seed", o.seed}}}};
     const std::string json = file_description(model, tokenizer, nlohmann::json::object(), provenance, o.tokenizer);
     FilePlan plan = plan_model_file(planned, json.size(), choose_alignment(planned));
     bytes = plan.file_bytes;
@@ -83,7 +85,8 @@ int run(const Options& o) {
     write_synthetic_folder(o.output, o.as == "bin" ? FolderFormat::torch : FolderFormat::safetensors, model, *dtype, o.seed, tokenizer, options);
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  fmt::print("{}: {} in {:.1f} s ({}/s)\n", o.output, format_bytes(bytes), seconds, format_bytes(static_cast<uint64_t>(static_cast<double>(bytes) / seconds)));
+  fmt::print("{}: {} in {:.1f} s ({}/s)\n", o.output, format_bytes(bytes), seconds,
+             format_bytes(static_cast<uint64_t>(static_cast<double>(bytes) / seconds)));
   return 0;
 }
 

@@ -124,10 +124,14 @@ int tokenize(const TokenizeOptions& o) {
 void add_tokenize(CLI::App& program, Selected& selected) {
   CLI::App* command = program.add_subcommand("tokenize", "Turn lines of standard input into token ids, or back");
   auto options = std::make_shared<TokenizeOptions>();
-  command->add_option("--model", options->model, "Model file, or folder with a tokenizer's files (the model's weights are not needed)")->required()->type_name("PATH");
-  auto* jsonl = command->add_flag("--jsonl", options->jsonl, "Lines are JSON objects; take their \"text\". Without it a line is text; bytes that are not UTF-8 count as U+FFFD");
+  command->add_option("--model", options->model, "Model file, or folder with a tokenizer's files (the model's weights are not needed)")
+      ->required()
+      ->type_name("PATH");
+  auto* jsonl = command->add_flag("--jsonl", options->jsonl,
+                                  "Lines are JSON objects; take their \"text\". Without it a line is text; bytes that are not UTF-8 count as U+FFFD");
   auto* decode = command->add_flag("--decode", options->decode, "Lines are JSON arrays of token ids; print their text as one JSON string a line");
-  auto* parse = command->add_flag("--parse-special", options->parse_special, "Control tokens such as </s> that are spelled out in the text become that token");
+  auto* parse =
+      command->add_flag("--parse-special", options->parse_special, "Control tokens such as </s> that are spelled out in the text become that token");
   auto* skip = command->add_flag("--skip-special", options->skip_special, "With --decode: leave control tokens out of the text");
   jsonl->excludes(decode);
   parse->excludes(decode);

@@ -76,7 +76,9 @@ int run(const Options& o) {
     out.write("The trace has no events.\n");
   } else {
     const bool terminal = StandardOutput::is_terminal();
-    const ChartStyle style{.width = o.width ? *o.width : terminal_width(), .ascii = o.ascii || (terminal && !has_utf8()), .colour = terminal && !std::getenv("NO_COLOR")};
+    const ChartStyle style{.width = o.width ? *o.width : terminal_width(),
+                           .ascii = o.ascii || (terminal && !has_utf8()),
+                           .colour = terminal && !std::getenv("NO_COLOR")};
     out.write(timeline_chart(t, w, style) + "\n" + timeline_table(s) + "\n" + timeline_conclusion(s));
   }
   if (t.dropped > 0) fmt::print(stderr, "note: {} more events were not recorded: the trace was full\n", with_commas(t.dropped));

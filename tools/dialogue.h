@@ -141,7 +141,8 @@ class Dialogue {
  private:
   static const nlohmann::json& list(const nlohmann::json& o, const char* key, const std::string& source) {
     const auto at = o.find(key);
-    if (at == o.end() || !at->is_array()) fail(Fault::usage, "{}: {}: found {}, allowed a list", source, key, at == o.end() ? "nothing" : describe(*at));
+    if (at == o.end() || !at->is_array())
+      fail(Fault::usage, "{}: {}: found {}, allowed a list", source, key, at == o.end() ? "nothing" : describe(*at));
     return *at;
   }
 

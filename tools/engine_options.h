@@ -26,7 +26,8 @@ struct EngineFlags {
   int64_t micro_batch_tokens = Policy{}.micro_batch_tokens;
   std::string kv_dtype;  // f32, f16, or empty: f16, but f32 where the weights are f32
   std::vector<double> percent;
-  std::string memory, look_ahead, overlap = "on", sep_layer = "on", pin_weight = "on", verify = "first", io_engine = "auto", offload_dir = "/var/tmp", fault;
+  std::string memory, look_ahead, overlap = "on", sep_layer = "on", pin_weight = "on", verify = "first", io_engine = "auto", offload_dir = "/var/tmp",
+                                  fault;
 
   // throws Fault::usage
   void check() const {
@@ -37,7 +38,8 @@ struct EngineFlags {
     whole("--gpu-batch-size", gpu_batch_size, 1 << 20);
     whole("--num-gpu-batches", num_gpu_batches, 1 << 20);
     whole("--micro-batch-tokens", micro_batch_tokens, 1 << 20);
-    if (!kv_dtype.empty() && kv_dtype != "f32" && kv_dtype != "f16") fail(Fault::usage, "--kv-dtype: found '{}', allowed f32 or f16", printable(kv_dtype));
+    if (!kv_dtype.empty() && kv_dtype != "f32" && kv_dtype != "f16")
+      fail(Fault::usage, "--kv-dtype: found '{}', allowed f32 or f16", printable(kv_dtype));
     if (io_engine != "auto" && io_engine != "uring" && io_engine != "threads")
       fail(Fault::usage, "--io-engine: found '{}', allowed auto, uring or threads", printable(io_engine));
     policy(DType::f16);
@@ -56,7 +58,8 @@ struct EngineFlags {
     p.overlap = on("--overlap", overlap);
     p.sep_layer = on("--sep-layer", sep_layer);
     p.pin_weight = on("--pin-weight", pin_weight);
-    if (verify != "first" && verify != "always" && verify != "off") fail(Fault::usage, "--verify: found '{}', allowed first, always or off", printable(verify));
+    if (verify != "first" && verify != "always" && verify != "off")
+      fail(Fault::usage, "--verify: found '{}', allowed first, always or off", printable(verify));
     p.verify = verify == "first" ? Verify::first : verify == "always" ? Verify::always : Verify::off;
     if (!percent.empty()) p.shares = Policy::Shares{share("weights", 0), share("KV cache", 2), share("activations", 4)};
     return p;
@@ -80,10 +83,12 @@ struct EngineFlags {
     fail(Fault::usage, "{}: found '{}', allowed on, off, true or false", name, printable(value));
   }
   TierShare share(const char* what, size_t first) const {
-    if (percent.size() != 6) fail(Fault::usage, "--percent: found {} numbers, allowed 6: W_DEV W_HOST KV_DEV KV_HOST ACT_DEV ACT_HOST", percent.size());
+    if (percent.size() != 6)
+      fail(Fault::usage, "--percent: found {} numbers, allowed 6: W_DEV W_HOST KV_DEV KV_HOST ACT_DEV ACT_HOST", percent.size());
     const double device = percent[first], host = percent[first + 1];
     if (!(device >= 0 && host >= 0 && device + host <= 100))
-      fail(Fault::usage, "--percent: {}: found {} and {}, allowed two numbers from 0 to 100 whose sum is at most 100 (the rest is on disk)", what, device, host);
+      fail(Fault::usage, "--percent: {}: found {} and {}, allowed two numbers from 0 to 100 whose sum is at most 100 (the rest is on disk)", what,
+           device, host);
     return {device / 100, host / 100};
   }
 };
@@ -93,24 +98,35 @@ inline void add_engine_options(CLI::App& command, EngineFlags& f) {
   const std::string group = "Engine (speed and memory; no result depends on them but for --kv-dtype)";
   command.add_option("--threads", f.threads, "Threads [the CPUs this process may use]")->type_name("N")->group(group);
   command.add_option("--isa", f.isa, "Kernels: auto, avx512, avx2, portable or ref [auto]")->type_name("NAME")->group(group);
-  command.add_option("--gpu-batch-size", f.gpu_batch_size, fmt::format("Sequences of a micro-batch [{}]", f.gpu_batch_size))->type_name("N")->group(group);
+  command.add_option("--gpu-batch-size", f.gpu_batch_size, fmt::format("Sequences of a micro-batch [{}]", f.gpu_batch_size))
+      ->type_name("N")
+      ->group(group);
   command.add_option("--num-gpu-batches", f.num_gpu_batches, fmt::format("Micro-batches that share a pass over the weights [{}]", f.num_gpu_batches))
       ->type_name("N")
       ->group(group);
-  command.add_option("--micro-batch-tokens", f.micro_batch_tokens, fmt::format("Tokens of a micro-batch; longer prompts are cut [{}]", f.micro_batch_tokens))
+  command
+      .add_option("--micro-batch-tokens", f.micro_batch_tokens,
+                  fmt::format("Tokens of a micro-batch; longer prompts are cut [{}]", f.micro_batch_tokens))
       ->type_name("N")
       ->group(group);
-  command.add_option("--verify", f.verify, "Compare the hashes of weights: first (once), always or off; cache pages on disk always are [first]")->type_name("WHEN")->group(group);
-  command.add_option("--kv-dtype", f.kv_dtype, "Number format of the KV cache: f32 or f16 [f16; f32 where the weights are f32]")->type_name("TYPE")->group(group);
+  command.add_option("--verify", f.verify, "Compare the hashes of weights: first (once), always or off; cache pages on disk always are [first]")
+      ->type_name("WHEN")
+      ->group(group);
+  command.add_option("--kv-dtype", f.kv_dtype, "Number format of the KV cache: f32 or f16 [f16; f32 where the weights are f32]")
+      ->type_name("TYPE")
+      ->group(group);
 
   const std::string tiers = "Memory and disk (no result depends on them)";
-  command.add_option("--memory", f.memory, "Budget of the whole process, as in 12GiB: what does not fit is streamed from disk [what is free, within cgroup limits]")
+  command
+      .add_option("--memory", f.memory,
+                  "Budget of the whole process, as in 12GiB: what does not fit is streamed from disk [what is free, within cgroup limits]")
       ->type_name("SIZE")
       ->group(tiers);
   command
-      .add_option("--percent", f.percent,
-                  "Shares in percent: weights, KV cache and activations, of each on the device and in host memory; the rest is on disk. Without a GPU the "
-                  "device's share counts as host [as much as fits]")
+      .add_option(
+          "--percent", f.percent,
+          "Shares in percent: weights, KV cache and activations, of each on the device and in host memory; the rest is on disk. Without a GPU the "
+          "device's share counts as host [as much as fits]")
       ->expected(6)
       ->type_name("W_DEV W_HOST KV_DEV KV_HOST ACT_DEV ACT_HOST")
       ->group(tiers);
@@ -118,11 +134,18 @@ inline void add_engine_options(CLI::App& command, EngineFlags& f) {
     command.add_option(name, value, what)->expected(0, 1)->default_str("on")->type_name("on|off")->group(tiers);
   };
   toggle("--overlap", f.overlap, "Read ahead and write behind while computing; off: everything when it is needed [on]");
-  toggle("--sep-layer", f.sep_layer, "Attention and MLP are separate steps; off: one, which holds more weights and hands activations on disk over half as often [on]");
+  toggle("--sep-layer", f.sep_layer,
+         "Attention and MLP are separate steps; off: one, which holds more weights and hands activations on disk over half as often [on]");
   toggle("--pin-weight", f.pin_weight, "Host weights in page-locked memory for a GPU; without one it has no effect [on]");
-  command.add_option("--look-ahead", f.look_ahead, "Bytes of streamed weights that are read ahead [64MiB, less for a small model]")->type_name("SIZE")->group(tiers);
-  command.add_option("--io-engine", f.io_engine, "How files are read and written: uring, threads, or auto: uring where it is allowed [auto]")->type_name("NAME")->group(tiers);
-  command.add_option("--offload-dir", f.offload_dir, "Folder for KV cache and activations on disk; the file there has no name and never stays [/var/tmp]")
+  command.add_option("--look-ahead", f.look_ahead, "Bytes of streamed weights that are read ahead [64MiB, less for a small model]")
+      ->type_name("SIZE")
+      ->group(tiers);
+  command.add_option("--io-engine", f.io_engine, "How files are read and written: uring, threads, or auto: uring where it is allowed [auto]")
+      ->type_name("NAME")
+      ->group(tiers);
+  command
+      .add_option("--offload-dir", f.offload_dir,
+                  "Folder for KV cache and activations on disk; the file there has no name and never stays [/var/tmp]")
       ->type_name("DIR")
       ->group(tiers);
   command.add_option("--fault", f.fault)->group("");  // hidden: I/O faults on purpose (io/fault_spec.h)

@@ -55,7 +55,9 @@ inline std::string table(const FlowStatistics& f) {
   if (f.verify_s > 0) stage("verify", f.verify_s, "");
   if (f.bytes_read > 0) stage("disk read", f.read_s, bytes(f.bytes_read, f.read_s));
   if (f.bytes_written > 0) stage("disk write", f.write_s, bytes(f.bytes_written, f.write_s));
-  if (f.disk_s > 0) stage("disk", f.disk_s, fmt::format("{:.2f} s for compute; {} in flight", f.disk_idle_s(), format_bytes(static_cast<uint64_t>(f.byte_seconds / f.disk_s))));
+  if (f.disk_s > 0)
+    stage("disk", f.disk_s,
+          fmt::format("{:.2f} s for compute; {} in flight", f.disk_idle_s(), format_bytes(static_cast<uint64_t>(f.byte_seconds / f.disk_s))));
   const auto tiers = [&](std::string_view name, const FlowStatistics::Tiers& t) {
     out += fmt::format("  {:<18} {} from memory, {} from disk{}\n", name, format_bytes(t.memory), format_bytes(t.disk),
                        t.written > 0 ? fmt::format(", {} to disk", format_bytes(t.written)) : "");
@@ -64,8 +66,10 @@ inline std::string table(const FlowStatistics& f) {
   tiers("KV cache", f.cache);
   tiers("activations", f.activations);
   if (f.retries + f.short_transfers + f.reread > 0)
-    out += fmt::format("  {:<18} {} short transfers, {} retries, {} read again for their hash\n", "disk trouble", f.short_transfers, f.retries, f.reread);
-  out += fmt::format("  {:<18} {:.1f}%: {} was busy that share of {:.2f} s of sweeps\n", "of the roof", 100 * f.share_of_roof(), f.disk_is_roof() ? "the disk" : "computing", f.elapsed_s);
+    out += fmt::format("  {:<18} {} short transfers, {} retries, {} read again for their hash\n", "disk trouble", f.short_transfers, f.retries,
+                       f.reread);
+  out += fmt::format("  {:<18} {:.1f}%: {} was busy that share of {:.2f} s of sweeps\n", "of the roof", 100 * f.share_of_roof(),
+                     f.disk_is_roof() ? "the disk" : "computing", f.elapsed_s);
   return out;
 }
 

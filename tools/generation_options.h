@@ -82,7 +82,9 @@ inline void add_generation_options(CLI::App& command, GenerationOptions& o) {
 
   const auto choose = [&o](bool draw) { return [&o, draw](int64_t) { o.do_sample = draw; }; };
   CLI::Option* draw = command.add_flag_function("--do-sample", choose(true), "Draw tokens by their probability")->group(sampling);
-  command.add_flag_function("--greedy", choose(false), "Take the likeliest token: the default, unless the model's own defaults draw")->excludes(draw)->group(sampling);
+  command.add_flag_function("--greedy", choose(false), "Take the likeliest token: the default, unless the model's own defaults draw")
+      ->excludes(draw)
+      ->group(sampling);
   command.add_option("--temperature", o.temperature, "Divides the scores: below 1 bolder, above 1 wilder [1]")->type_name("X")->group(sampling);
   command.add_option("--top-k", o.top_k, "Draw from the K likeliest tokens; 0 for all [50]")->type_name("K")->group(sampling);
   command.add_option("--top-p", o.top_p, "Draw from the fewest tokens that together have this probability [1]")->type_name("P")->group(sampling);
@@ -90,7 +92,9 @@ inline void add_generation_options(CLI::App& command, GenerationOptions& o) {
   command.add_option("--repetition-penalty", o.repetition_penalty, "Above 1: tokens of prompt and answer become less likely [1]")
       ->type_name("X")
       ->group(sampling);
-  command.add_option("--no-repeat-ngram-size", o.no_repeat_ngram_size, "No N tokens in a row occur twice; 0: off [0]")->type_name("N")->group(sampling);
+  command.add_option("--no-repeat-ngram-size", o.no_repeat_ngram_size, "No N tokens in a row occur twice; 0: off [0]")
+      ->type_name("N")
+      ->group(sampling);
   command.add_option("--seed", o.seed, "Of the random numbers: same seed, same samples, whatever runs beside [0]")->type_name("N")->group(sampling);
 }
 

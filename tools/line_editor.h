@@ -38,8 +38,8 @@ inline std::string history_path() {
 // thread: one at a time; one object for the process, because the terminal is the process's.
 class LineEditor {
  public:
-  // end: set when the process is asked to end; outlives this. history: file that keeps lines between runs, made with its folders; where that is not possible, or empty, lines are kept for this
-  // run only
+  // end: set when the process is asked to end; outlives this. history: file that keeps lines between runs, made with its folders; where that is not
+  // possible, or empty, lines are kept for this run only
   LineEditor(std::string prompt, std::string history, const std::atomic<bool>& end)
       : prompt_(std::move(prompt)), history_path_(std::move(history)), end_(end) {
     if (::isatty(STDIN_FILENO) != 1 || ::isatty(STDOUT_FILENO) != 1) {

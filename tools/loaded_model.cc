@@ -42,12 +42,14 @@ std::string model_file_for(const std::string& model) {
     for (const std::string& note : conversion.notes()) fmt::print(stderr, "note: {}\n", note);
     std::atomic<uint64_t> done{0};
     const Progress progress("convert", done, conversion.total_bytes());
-    for (const SuspectTensor& s : conversion.write(output, {.file_id = random_file_id(), .overwrite = true, .stop = &interrupted, .done_bytes = &done}))
+    for (const SuspectTensor& s :
+         conversion.write(output, {.file_id = random_file_id(), .overwrite = true, .stop = &interrupted, .done_bytes = &done}))
       fmt::print(stderr, "warning: tensor '{}': {} values are infinite or NaN in the checkpoint\n", printable(s.name), with_commas(s.not_finite));
   };
   const ModelCache cache(ModelCache::default_folder());
   const auto found = cache.get(model, convert, [&] { fmt::print(stderr, "waiting for another run that converts {}\n", printable(model)); });
-  fmt::print(stderr, "model: {} ({})\n", found.path, found.converted ? "converted now, kept for the next time; see flexgen cache" : "converted before");
+  fmt::print(stderr, "model: {} ({})\n", found.path,
+             found.converted ? "converted now, kept for the next time; see flexgen cache" : "converted before");
   return found.path;
 }
 
@@ -101,7 +103,8 @@ void LoadedModel::load(const Demand& demand) {
                                                         .stop = &interrupted});
   }
   if (const std::string& note = offload_->io().note(); !note.empty() && chosen) fmt::print(stderr, "note: {}\n", note);
-  if (const auto huge = offload_->arena().huge_coverage(); huge && chosen) fmt::print(stderr, "huge pages: {:.0f} % of {}\n", *huge * 100, format_bytes(offload_->arena().size()));
+  if (const auto huge = offload_->arena().huge_coverage(); huge && chosen)
+    fmt::print(stderr, "huge pages: {:.0f} % of {}\n", *huge * 100, format_bytes(offload_->arena().size()));
   engine_ = std::make_unique<Engine>(model_.description(), offload_->weights(), model_.tokenizer(), backend_, pool_, offload_->engine_options());
   load_s_ = watch.seconds();
 }

@@ -55,7 +55,8 @@ class LoadedModel {
 
   // throws Fault::usage where the model file has none
   const Tokenizer& tokenizer() const {
-    if (!model_.tokenizer()) fail(Fault::usage, "{}: has no tokenizer, so there is no text. Give --prompt-tokens, or convert again with the tokenizer's files", path_);
+    if (!model_.tokenizer())
+      fail(Fault::usage, "{}: has no tokenizer, so there is no text. Give --prompt-tokens, or convert again with the tokenizer's files", path_);
     return *model_.tokenizer();
   }
 

@@ -94,7 +94,8 @@ class ModelCache {
     const char* xdg = std::getenv("XDG_CACHE_HOME");
     if (xdg && xdg[0] == '/') return std::string(xdg) + "/flexgen";  // a relative path is ignored (XDG Base Directory Specification)
     const char* home = std::getenv("HOME");
-    if (!home || home[0] != '/') fail(Fault::usage, "XDG_CACHE_HOME: found nothing, and no HOME either, allowed a folder for converted models. Set it");
+    if (!home || home[0] != '/')
+      fail(Fault::usage, "XDG_CACHE_HOME: found nothing, and no HOME either, allowed a folder for converted models. Set it");
     return std::string(home) + "/.cache/flexgen";
   }
 
@@ -191,15 +192,17 @@ class ModelCache {
     std::error_code error;
     detail::fs::create_directories(folder_, error);
     if (error)
-      fail(Fault::io, "{}: cannot be created: {}. Set XDG_CACHE_HOME to a folder that can be written, or run flexgen convert", folder_, error.message());
+      fail(Fault::io, "{}: cannot be created: {}. Set XDG_CACHE_HOME to a folder that can be written, or run flexgen convert", folder_,
+           error.message());
   }
 
   // What the note of an entry says; null where it is absent or not one
   nlohmann::json note(const std::string& name) const {
     try {
       nlohmann::json n = parse_json(read_text_file(file(name, ".json"), 1_MiB), file(name, ".json"));
-      const bool whole = n.is_object() && n.contains("source") && n["source"].is_string() && n.contains("fingerprint") && n["fingerprint"].is_string() &&
-                         n.contains("bytes") && n["bytes"].is_number_unsigned() && n.contains("modified_ns") && n["modified_ns"].is_number_integer();
+      const bool whole = n.is_object() && n.contains("source") && n["source"].is_string() && n.contains("fingerprint") &&
+                         n["fingerprint"].is_string() && n.contains("bytes") && n["bytes"].is_number_unsigned() && n.contains("modified_ns") &&
+                         n["modified_ns"].is_number_integer();
       return whole ? n : nlohmann::json();
     } catch (const Error&) {
       return nullptr;
@@ -219,7 +222,8 @@ class ModelCache {
   void write_note(const std::string& name, const std::string& source, const std::string& fingerprint) const {
     struct stat st {};
     if (::stat(file(name, ".flex").c_str(), &st) != 0) fail(Fault::io, "{}: cannot be examined: {}", file(name, ".flex"), std::strerror(errno));
-    const nlohmann::json n{{"source", source}, {"fingerprint", fingerprint}, {"bytes", static_cast<uint64_t>(st.st_size)}, {"modified_ns", detail::modified_ns(st)}};
+    const nlohmann::json n{
+        {"source", source}, {"fingerprint", fingerprint}, {"bytes", static_cast<uint64_t>(st.st_size)}, {"modified_ns", detail::modified_ns(st)}};
     const std::string text = n.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";  // a path need not be UTF-8
     const std::string partial = file("." + name, ".json.partial");
     Fd fd(::open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
@@ -265,7 +269,8 @@ class ModelCache {
 
   void remove_files(const std::string& name) const {
     const Fd lock = lock_entry(name, [] {}, false);
-    for (const std::string& path : {file(name, ".json"), file(name, ".flex"), file("." + name, ".json.partial"), file("." + name, ".flex.partial"), file(name, ".lock")})
+    for (const std::string& path :
+         {file(name, ".json"), file(name, ".flex"), file("." + name, ".json.partial"), file("." + name, ".flex.partial"), file(name, ".lock")})
       if (::unlink(path.c_str()) != 0 && errno != ENOENT) fail(Fault::io, "{}: cannot be removed: {}", path, std::strerror(errno));
   }
 

@@ -42,13 +42,16 @@ inline std::string plan_table(const MemoryPlan& p) {
     share("weights", &PlanShares::weights), share("KV cache", &PlanShares::kv_cache), share("activations", &PlanShares::activations);
     out += fmt::format("  {:<25} {:>11} {:>11}{}\n", l.what, format_bytes(l.memory_bytes), l.disk_bytes ? format_bytes(l.disk_bytes) : "-", shares);
   }
-  out += fmt::format("  {:<25} {:>11} {:>11}   budget {}{}\n", "in all", format_bytes(p.memory_bytes()), format_bytes(p.weights.streamed_bytes() + p.spill_bytes()),
-                     format_bytes(p.budget_bytes), p.missing_bytes() ? fmt::format(", {} are missing", format_bytes(p.missing_bytes())) : "");
+  out += fmt::format("  {:<25} {:>11} {:>11}   budget {}{}\n", "in all", format_bytes(p.memory_bytes()),
+                     format_bytes(p.weights.streamed_bytes() + p.spill_bytes()), format_bytes(p.budget_bytes),
+                     p.missing_bytes() ? fmt::format(", {} are missing", format_bytes(p.missing_bytes())) : "");
   return out;
 }
 
 inline nlohmann::ordered_json plan_json(const MemoryPlan& p) {
-  const auto shares = [](const PlanShares& s) { return nlohmann::ordered_json{{"weights", s.weights}, {"kv_cache", s.kv_cache}, {"activations", s.activations}}; };
+  const auto shares = [](const PlanShares& s) {
+    return nlohmann::ordered_json{{"weights", s.weights}, {"kv_cache", s.kv_cache}, {"activations", s.activations}};
+  };
   nlohmann::ordered_json lines = nlohmann::ordered_json::array();
   for (const MemoryPlan::Line& l : p.lines()) lines.push_back({{"what", l.what}, {"memory_bytes", l.memory_bytes}, {"disk_bytes", l.disk_bytes}});
   return {{"budget_bytes", p.budget_bytes},

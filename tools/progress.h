@@ -26,7 +26,9 @@ enum class ProgressUnit { bytes, tokens, answers };
 
 // done of total after elapsed_s; the text of the line
 inline std::string progress_line(const std::string& title, uint64_t done, uint64_t total, double elapsed_s, ProgressUnit unit = ProgressUnit::bytes) {
-  const auto amount = [unit](uint64_t n) { return unit == ProgressUnit::bytes ? format_bytes(n) : with_commas(n) + (unit == ProgressUnit::tokens ? " tokens" : " answers"); };
+  const auto amount = [unit](uint64_t n) {
+    return unit == ProgressUnit::bytes ? format_bytes(n) : with_commas(n) + (unit == ProgressUnit::tokens ? " tokens" : " answers");
+  };
   constexpr size_t kBar = 24;
   const double share = total == 0 ? 1.0 : std::min(1.0, static_cast<double>(done) / static_cast<double>(total));
   const double rate = elapsed_s > 0 ? static_cast<double>(done) / elapsed_s : 0;
@@ -37,7 +39,8 @@ inline std::string progress_line(const std::string& title, uint64_t done, uint64
                                  amount(total), amount(static_cast<uint64_t>(rate)));
   if (rate > 0 && done < total) {
     const auto left = static_cast<uint64_t>(std::ceil(static_cast<double>(total - done) / rate));
-    line += left >= 3600 ? fmt::format("   {}:{:02}:{:02} left", left / 3600, left / 60 % 60, left % 60) : fmt::format("   {}:{:02} left", left / 60, left % 60);
+    line += left >= 3600 ? fmt::format("   {}:{:02}:{:02} left", left / 3600, left / 60 % 60, left % 60)
+                         : fmt::format("   {}:{:02} left", left / 60, left % 60);
   }
   return line;
 }

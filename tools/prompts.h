@@ -51,7 +51,8 @@ inline void require_utf8(std::string_view text, const std::string& where) {
 
 inline Json id_of(const Json& v, const std::string& where) {
   if (!v.is_string() && !v.is_number_integer()) JsonValue(v, where + ": id", Fault::usage).refuse("a string or a whole number");
-  if (v.is_string() && v.get_ref<const std::string&>().empty()) fail(Fault::usage, "{}: id: found an empty string, allowed 1 to {} bytes", where, kMaxIdBytes);
+  if (v.is_string() && v.get_ref<const std::string&>().empty())
+    fail(Fault::usage, "{}: id: found an empty string, allowed 1 to {} bytes", where, kMaxIdBytes);
   if (v.is_string() && v.get_ref<const std::string&>().size() > kMaxIdBytes)
     fail(Fault::usage, "{}: id: found {} bytes, allowed 1 to {}", where, v.get_ref<const std::string&>().size(), kMaxIdBytes);
   return v;

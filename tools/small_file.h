@@ -53,7 +53,9 @@ class SmallFile {
     while (done < text.size()) {
       const ssize_t n = ::write(fd_.get(), text.data() + done, text.size() - done);
       if (n < 0 && errno == EINTR) continue;
-      if (n < 0) fail(errno == ENOSPC || errno == EDQUOT || errno == EFBIG ? Fault::space : Fault::io, "{}: cannot be written: {}", path_, std::strerror(errno));
+      if (n < 0)
+        fail(errno == ENOSPC || errno == EDQUOT || errno == EFBIG ? Fault::space : Fault::io, "{}: cannot be written: {}", path_,
+             std::strerror(errno));
       done += static_cast<size_t>(n);
     }
   }

@@ -32,7 +32,8 @@ class StandardOutput {
       closed_ = true;
       return;
     }
-    fail(errno == ENOSPC || errno == EDQUOT || errno == EFBIG ? Fault::space : Fault::io, "standard output: cannot be written: {}", std::strerror(errno));
+    fail(errno == ENOSPC || errno == EDQUOT || errno == EFBIG ? Fault::space : Fault::io, "standard output: cannot be written: {}",
+         std::strerror(errno));
   }
   bool closed_ = false;
 };

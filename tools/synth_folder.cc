@@ -102,7 +102,8 @@ void write_text(const std::string& path, const std::string& text, bool overwrite
   const Buffer padded(round_up<size_t>(text.size(), kIoAlign));
   std::copy(text.begin(), text.end(), reinterpret_cast<char*>(padded.data()));
   output.file().write(0, padded.bytes());
-  if (::ftruncate(output.file().fd(), static_cast<off_t>(text.size())) != 0) fail(Fault::io, "{}: cannot be cut to its length: {}", path, std::strerror(errno));
+  if (::ftruncate(output.file().fd(), static_cast<off_t>(text.size())) != 0)
+    fail(Fault::io, "{}: cannot be cut to its length: {}", path, std::strerror(errno));
   output.commit();
 }
 
@@ -133,7 +134,8 @@ void write_shard(const std::string& path, const Shard& shard, uint64_t file_byte
     const uint64_t start = static_cast<uint64_t>(i) * kChunk, end = std::min(start + kChunk, round_up<uint64_t>(file_bytes, kIoAlign));
     const auto bytes = buffers[static_cast<size_t>(worker)].bytes().first(end - start);
     std::fill(bytes.begin(), bytes.end(), std::byte{0});
-    auto t = std::upper_bound(shard.tensors.begin(), shard.tensors.end(), start, [](uint64_t at, const FolderTensor& x) { return at < x.offset + x.bytes; });
+    auto t = std::upper_bound(shard.tensors.begin(), shard.tensors.end(), start,
+                              [](uint64_t at, const FolderTensor& x) { return at < x.offset + x.bytes; });
     for (; t != shard.tensors.end() && t->offset < end; ++t) {
       const uint64_t from = std::max(start, t->offset), to = std::min(end, t->offset + t->bytes);
       const auto part = bytes.subspan(from - start, to - from);
@@ -156,7 +158,8 @@ void write_shard(const std::string& path, const Shard& shard, uint64_t file_byte
   if (!writable) fail(Fault::io, "{}: cannot be written: {}", path, std::strerror(errno));
   const File literals(std::move(writable), output.file().path(), file_bytes);
   for (const Literal& l : after_weights(crcs)) literals.write(l.offset, std::as_bytes(std::span(l.bytes)));
-  if (::ftruncate(literals.fd(), static_cast<off_t>(file_bytes)) != 0) fail(Fault::io, "{}: cannot be cut to its length: {}", path, std::strerror(errno));
+  if (::ftruncate(literals.fd(), static_cast<off_t>(file_bytes)) != 0)
+    fail(Fault::io, "{}: cannot be cut to its length: {}", path, std::strerror(errno));
   output.commit();
 }
 
@@ -165,7 +168,11 @@ void write_safetensors(const std::string& path, Shard& shard, const SyntheticWei
   json header{{"__metadata__", {{"format", "pt"}}}};
   uint64_t at = 0;
   for (const FolderTensor& t : shard.tensors) {
-    header[t.name] = {{"dtype", dtype == DType::f32 ? "F32" : dtype == DType::f16 ? "F16" : "BF16"}, {"shape", t.shape}, {"data_offsets", {at, at + t.bytes}}};
+    header[t.name] = {{"dtype", dtype == DType::f32   ? "F32"
+                                : dtype == DType::f16 ? "F16"
+                                                      : "BF16"},
+                      {"shape", t.shape},
+                      {"data_offsets", {at, at + t.bytes}}};
     at += t.bytes;
   }
   std::string text = header.dump();
@@ -178,12 +185,14 @@ void write_safetensors(const std::string& path, Shard& shard, const SyntheticWei
 }
 
 // Layout of torch.save: a zip of stored entries, each storage at a multiple of 64
-void write_torch(const std::string& path, const std::string& stem, Shard& shard, const SyntheticWeights& weights, DType dtype, const WriteOptions& options) {
+void write_torch(const std::string& path, const std::string& stem, Shard& shard, const SyntheticWeights& weights, DType dtype,
+                 const WriteOptions& options) {
   ZipLayout zip;
   std::vector<PickledTensor> pickled;
   for (size_t i = 0; i < shard.tensors.size(); ++i) pickled.push_back({shard.tensors[i].name, shard.tensors[i].shape, std::to_string(i)});
   zip.add(stem + "/data.pkl", pickle_state_dict(pickled, dtype));
-  for (size_t i = 0; i < shard.tensors.size(); ++i) shard.tensors[i].offset = zip.add_space(fmt::format("{}/data/{}", stem, i), shard.tensors[i].bytes);
+  for (size_t i = 0; i < shard.tensors.size(); ++i)
+    shard.tensors[i].offset = zip.add_space(fmt::format("{}/data/{}", stem, i), shard.tensors[i].bytes);
   zip.add(stem + "/version", "3\n");
   const uint64_t file_bytes = zip.finish();
   write_shard(path, shard, file_bytes, weights, dtype, true,
@@ -220,8 +229,8 @@ void write_synthetic_folder(const std::string& folder, FolderFormat format, cons
     else write_safetensors(folder + "/" + part + end, shards[i], weights, dtype, options);
   }
   if (shards.size() > 1)
-    write_text(folder + "/" + stem + end + ".index.json", json{{"metadata", {{"total_size", synthetic_folder_bytes(model, dtype)}}}, {"weight_map", map}}.dump(2),
-               options.overwrite);
+    write_text(folder + "/" + stem + end + ".index.json",
+               json{{"metadata", {{"total_size", synthetic_folder_bytes(model, dtype)}}}, {"weight_map", map}}.dump(2), options.overwrite);
   for (const auto& [name, text] : tokenizer) write_text(folder + "/" + name, text, options.overwrite);
   write_text(folder + "/config.json", config_json(model, dtype).dump(2), options.overwrite);
 }

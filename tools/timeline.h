@@ -66,10 +66,12 @@ class TimelineReader {
         if (static_cast<size_t>(r.kind) == k) rows.push_back(std::move(r));
     timeline_.rows = std::move(rows);
     for (TimelineRow& r : timeline_.rows) {
-      std::sort(r.events.begin(), r.events.end(), [](const TimelineEvent& a, const TimelineEvent& b) { return std::pair(a.start_ns, a.end_ns) < std::pair(b.start_ns, b.end_ns); });
+      std::sort(r.events.begin(), r.events.end(),
+                [](const TimelineEvent& a, const TimelineEvent& b) { return std::pair(a.start_ns, a.end_ns) < std::pair(b.start_ns, b.end_ns); });
       for (size_t i = 1; i < r.events.size(); ++i)
         if (r.events[i].start_ns < r.events[i - 1].end_ns)
-          refuse("row '{}': the event at {:.3f} us begins before the one before it has ended", r.name, static_cast<double>(r.events[i].start_ns) / 1e3);
+          refuse("row '{}': the event at {:.3f} us begins before the one before it has ended", r.name,
+                 static_cast<double>(r.events[i].start_ns) / 1e3);
       if (!r.events.empty()) timeline_.end_ns = std::max(timeline_.end_ns, r.events.back().end_ns);
     }
     return std::move(timeline_);
@@ -255,7 +257,8 @@ class TimelineReader {
     const std::string& name = event_.row_name;
     if (name.empty()) refuse("args.name is missing");
     const size_t space = name.find(' ');
-    const std::string_view kind = std::string_view(name).substr(0, space), digits = space == name.npos ? "1" : std::string_view(name).substr(space + 1);
+    const std::string_view kind = std::string_view(name).substr(0, space),
+                           digits = space == name.npos ? "1" : std::string_view(name).substr(space + 1);
     const auto at = std::find(kTraceKinds.begin(), kTraceKinds.end(), kind);
     if (at == kTraceKinds.end() || digits.empty() || digits.size() > 6 || digits.find_first_not_of("0123456789") != digits.npos)
       refuse("row name: found '{}', allowed {}, perhaps with a number", name, fmt::join(kTraceKinds, ", "));
@@ -348,7 +351,8 @@ class FileChars {
 inline Timeline parse_timeline(std::string_view text, const std::string& source, TimelineLimits limits = {}) {
   size_t taken = 0;
   detail::TimelineReader reader(source, limits, taken);
-  nlohmann::json::sax_parse(flexgen::detail::CountingChar{text.data(), &taken}, flexgen::detail::CountingChar{text.data() + text.size(), &taken}, &reader);
+  nlohmann::json::sax_parse(flexgen::detail::CountingChar{text.data(), &taken}, flexgen::detail::CountingChar{text.data() + text.size(), &taken},
+                            &reader);
   return reader.take();
 }
 

@@ -26,7 +26,10 @@ struct ChartStyle {
 // "0", "250 ms", "1.5 s": a time on an axis whose steps are step_ns, so with just as many digits as those need
 inline std::string axis_label(int64_t ns, int64_t step_ns) {
   if (ns == 0) return "0";
-  const auto [unit, name] = ns >= 1'000'000'000 ? std::pair(1e9, "s") : ns >= 1'000'000 ? std::pair(1e6, "ms") : ns >= 1'000 ? std::pair(1e3, "us") : std::pair(1.0, "ns");
+  const auto [unit, name] = ns >= 1'000'000'000 ? std::pair(1e9, "s")
+                            : ns >= 1'000'000   ? std::pair(1e6, "ms")
+                            : ns >= 1'000       ? std::pair(1e3, "us")
+                                                : std::pair(1.0, "ns");
   int digits = 0;
   for (double s = static_cast<double>(step_ns) / unit; digits < 9 && std::abs(s - std::round(s)) > 1e-6; s *= 10) ++digits;
   return fmt::format("{:.{}f} {}", static_cast<double>(ns) / unit, digits, name);
@@ -46,7 +49,8 @@ inline std::vector<double> busy_shares(const TimelineRow& row, const TimeWindow&
   const double part = static_cast<double>(w.length()) / static_cast<double>(n);
   if (part <= 0) return out;
   for (const TimelineEvent& e : row.events) {
-    const double start = static_cast<double>(std::max(e.start_ns, w.from_ns) - w.from_ns), end = static_cast<double>(std::min(e.end_ns, w.to_ns) - w.from_ns);
+    const double start = static_cast<double>(std::max(e.start_ns, w.from_ns) - w.from_ns),
+                 end = static_cast<double>(std::min(e.end_ns, w.to_ns) - w.from_ns);
     if (end <= start) continue;
     for (auto i = static_cast<size_t>(start / part); i < n && static_cast<double>(i) * part < end; ++i)
       out[i] += (std::min(end, static_cast<double>(i + 1) * part) - std::max(start, static_cast<double>(i) * part)) / part;
@@ -113,8 +117,8 @@ inline std::string rate_text(uint64_t bytes, int64_t ns) {
 inline std::string timeline_table(const TimelineSummary& s) {
   std::string out = fmt::format("  {:<12} {:>8} {:>10} {:>6} {:>11} {:>11}\n", "row", "events", "busy s", "share", "bytes", "rate");
   const auto line = [&](std::string_view name, const std::string& events, int64_t busy_ns, uint64_t bytes) {
-    std::string text = fmt::format("  {:<12} {:>8} {:>10.3f} {:>5.1f}% {:>11} {:>11}", name, events, static_cast<double>(busy_ns) * 1e-9, 100 * s.share(busy_ns),
-                                   bytes > 0 ? format_bytes(bytes) : "", rate_text(bytes, busy_ns));
+    std::string text = fmt::format("  {:<12} {:>8} {:>10.3f} {:>5.1f}% {:>11} {:>11}", name, events, static_cast<double>(busy_ns) * 1e-9,
+                                   100 * s.share(busy_ns), bytes > 0 ? format_bytes(bytes) : "", rate_text(bytes, busy_ns));
     while (text.back() == ' ') text.pop_back();
     out += text + "\n";
   };
@@ -133,7 +137,8 @@ inline std::string timeline_conclusion(const TimelineSummary& s) {
   using Kind = TraceEvent::Kind;
   const auto seconds = [](int64_t ns) { return fmt::format("{:.3f} s", static_cast<double>(ns) * 1e-9); };
   const auto percent = [](double share) { return fmt::format("{:.1f}%", 100 * share); };
-  std::string out = fmt::format("{} in all: computing {}, disk busy {}.\n", seconds(s.elapsed_ns), percent(s.share(s.kind(Kind::compute).busy_ns)), percent(s.share(s.disk_ns)));
+  std::string out = fmt::format("{} in all: computing {}, disk busy {}.\n", seconds(s.elapsed_ns), percent(s.share(s.kind(Kind::compute).busy_ns)),
+                                percent(s.share(s.disk_ns)));
   if (const int64_t reading = s.kind(Kind::read).busy_ns; reading > 0)
     out += fmt::format("{} of the reading was hidden behind computing: {} of {}, {:.1f} reads in flight on average.\n", percent(s.hidden_share()),
                        seconds(s.reading_hidden_ns), seconds(reading), static_cast<double>(s.kind(Kind::read).sum_ns) / static_cast<double>(reading));
@@ -141,7 +146,8 @@ inline std::string timeline_conclusion(const TimelineSummary& s) {
   std::vector<std::pair<int64_t, std::string>> reasons;
   for (const auto& [reason, ns] : s.wait_ns) reasons.push_back({ns, reason});
   std::sort(reasons.rbegin(), reasons.rend());
-  for (const auto& [ns, reason] : reasons) waits += fmt::format("{}{} for {} ({})", waits.empty() ? "" : ", ", seconds(ns), reason, percent(s.share(ns)));
+  for (const auto& [ns, reason] : reasons)
+    waits += fmt::format("{}{} for {} ({})", waits.empty() ? "" : ", ", seconds(ns), reason, percent(s.share(ns)));
   out += waits.empty() ? "Nothing waited.\n" : "Waited " + waits + ".\n";
   return out;
 }

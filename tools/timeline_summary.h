@@ -92,8 +92,9 @@ inline TimelineSummary summarize(const Timeline& t, const TimeWindow& w) {
     for (const TimelineEvent& e : row.events) {
       const int64_t inside = w.inside(e.start_ns, e.end_ns), length = e.end_ns - e.start_ns;
       if (inside == 0 && (length > 0 || e.start_ns < w.from_ns || e.start_ns >= w.to_ns)) continue;
-      const uint64_t bytes =
-          inside == length ? e.bytes : static_cast<uint64_t>(static_cast<double>(e.bytes) * static_cast<double>(inside) / static_cast<double>(length));
+      const uint64_t bytes = inside == length
+                                 ? e.bytes
+                                 : static_cast<uint64_t>(static_cast<double>(e.bytes) * static_cast<double>(inside) / static_cast<double>(length));
       ++r.events;
       r.busy_ns += inside;
       r.bytes += bytes;
@@ -120,13 +121,17 @@ inline TimelineSummary summarize(const Timeline& t, const TimeWindow& w) {
 
 inline nlohmann::ordered_json to_json(const TimelineSummary& s, const Timeline& t, const TimeWindow& w) {
   const auto seconds = [](int64_t ns) { return static_cast<double>(ns) * 1e-9; };
-  nlohmann::ordered_json out{{"from_s", seconds(w.from_ns)}, {"to_s", seconds(w.to_ns)}, {"elapsed_s", seconds(s.elapsed_ns)}, {"dropped_events", t.dropped}};
+  nlohmann::ordered_json out{
+      {"from_s", seconds(w.from_ns)}, {"to_s", seconds(w.to_ns)}, {"elapsed_s", seconds(s.elapsed_ns)}, {"dropped_events", t.dropped}};
   auto& rows = out["rows"] = nlohmann::ordered_json::array();
   for (const auto& r : s.rows)
     rows.push_back({{"row", r.name}, {"events", r.events}, {"busy_s", seconds(r.busy_ns)}, {"busy_share", s.share(r.busy_ns)}, {"bytes", r.bytes}});
   auto& kinds = out["kinds"] = nlohmann::ordered_json::object();
   for (size_t k = 0; k < kTraceKinds.size(); ++k)
-    kinds[std::string(kTraceKinds[k])] = {{"busy_s", seconds(s.kinds[k].busy_ns)}, {"busy_share", s.share(s.kinds[k].busy_ns)}, {"sum_s", seconds(s.kinds[k].sum_ns)}, {"bytes", s.kinds[k].bytes}};
+    kinds[std::string(kTraceKinds[k])] = {{"busy_s", seconds(s.kinds[k].busy_ns)},
+                                          {"busy_share", s.share(s.kinds[k].busy_ns)},
+                                          {"sum_s", seconds(s.kinds[k].sum_ns)},
+                                          {"bytes", s.kinds[k].bytes}};
   auto& waits = out["wait_s"] = nlohmann::ordered_json::object();
   for (const auto& [reason, ns] : s.wait_ns) waits[reason] = seconds(ns);
   out["disk_busy_s"] = seconds(s.disk_ns);

@@ -33,7 +33,8 @@ inline std::string xml_escaped(std::string_view text) {
 
 class TimelineSvg {
  public:
-  TimelineSvg(const Timeline& t, const TimeWindow& w, std::string_view title) : t_(t), w_(w), scale_(kWidth / static_cast<double>(std::max<int64_t>(1, w.length()))) {
+  TimelineSvg(const Timeline& t, const TimeWindow& w, std::string_view title)
+      : t_(t), w_(w), scale_(kWidth / static_cast<double>(std::max<int64_t>(1, w.length()))) {
     const TimelineSummary s = summarize(t, w);
     lay_out();
     const double height = bottom_ + 84;
@@ -96,7 +97,8 @@ class TimelineSvg {
       text(x, bottom_ + 18, "text-anchor=\"middle\" fill=\"#57606a\"", axis_label(t, step));
     }
     out_ += fmt::format("<line x1=\"{0:.1f}\" y1=\"{2:.1f}\" x2=\"{1:.1f}\" y2=\"{2:.1f}\" stroke=\"#8c959f\"/>\n", kLeft, kLeft + kWidth, bottom_);
-    text(kLeft + kWidth / 2, bottom_ + 42, "text-anchor=\"middle\" fill=\"#57606a\"", "time since the first event; darker is busier where events are too short to draw");
+    text(kLeft + kWidth / 2, bottom_ + 42, "text-anchor=\"middle\" fill=\"#57606a\"",
+         "time since the first event; darker is busier where events are too short to draw");
   }
 
   void row(size_t i, const TimelineSummary::Row& numbers) {
@@ -105,7 +107,8 @@ class TimelineSvg {
     const std::string_view colour = kColour[static_cast<size_t>(row.kind)];
     out_ += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"#f6f8fa\"/>\n", kLeft, y, kWidth, kRow - 4);
     text(kLeft - 10, y + 14.5, "text-anchor=\"end\"", row.name);
-    text(kLeft + kWidth + 8, y + 14.5, "fill=\"#57606a\"", fmt::format("{:.1f}%", 100 * static_cast<double>(numbers.busy_ns) / static_cast<double>(std::max<int64_t>(1, w_.length()))));
+    text(kLeft + kWidth + 8, y + 14.5, "fill=\"#57606a\"",
+         fmt::format("{:.1f}%", 100 * static_cast<double>(numbers.busy_ns) / static_cast<double>(std::max<int64_t>(1, w_.length()))));
     out_ += fmt::format("<g fill=\"{}\">\n", colour);
     stripes(row, y);
     for (const TimelineEvent& e : row.events) event(row, e, y);
@@ -125,12 +128,13 @@ class TimelineSvg {
     about += fmt::format("\n{:.3f} ms from {:.3f} ms on", static_cast<double>(e.end_ns - e.start_ns) / 1e6, static_cast<double>(e.start_ns) / 1e6);
     if (e.bytes > 0) about += fmt::format("\n{}, {}", format_bytes(e.bytes), rate_text(e.bytes, e.end_ns - e.start_ns));
     // half a pixel less, so that neighbours can be told apart
-    out_ += fmt::format("<rect x=\"{:.2f}\" y=\"{:.1f}\" width=\"{:.2f}\" height=\"{:.1f}\"{}><title>{}</title></rect>\n", x, y, width - 0.5, kRow - 4,
-                        width > 8 ? " rx=\"2\"" : "", xml_escaped(about));
+    out_ += fmt::format("<rect x=\"{:.2f}\" y=\"{:.1f}\" width=\"{:.2f}\" height=\"{:.1f}\"{}><title>{}</title></rect>\n", x, y, width - 0.5,
+                        kRow - 4, width > 8 ? " rx=\"2\"" : "", xml_escaped(about));
     std::string label = e.layer >= 0 && width > 90 ? fmt::format("{} {}", t_.names[e.name], e.layer) : t_.names[e.name];
     if (width > 6.8 * static_cast<double>(label.size()) + 10)
-      out_ += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" font-size=\"11\" fill=\"#ffffff\" text-anchor=\"middle\" pointer-events=\"none\">{}</text>\n", x + width / 2,
-                          y + 14, xml_escaped(label));
+      out_ +=
+          fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" font-size=\"11\" fill=\"#ffffff\" text-anchor=\"middle\" pointer-events=\"none\">{}</text>\n",
+                      x + width / 2, y + 14, xml_escaped(label));
   }
 
   // What is too narrow: a pixel's share in eight steps, neighbours of one step together
@@ -142,16 +146,19 @@ class TimelineSvg {
     const std::vector<double> shares = busy_shares(narrow, w_, n);
     std::vector<size_t> counts(n);
     for (const TimelineEvent& e : narrow.events)
-      if (e.start_ns >= w_.from_ns && e.start_ns < w_.to_ns) ++counts[std::min(n - 1, static_cast<size_t>(static_cast<double>(e.start_ns - w_.from_ns) * scale_))];
+      if (e.start_ns >= w_.from_ns && e.start_ns < w_.to_ns)
+        ++counts[std::min(n - 1, static_cast<size_t>(static_cast<double>(e.start_ns - w_.from_ns) * scale_))];
     const auto step = [&](size_t i) { return static_cast<size_t>(std::ceil(shares[i] * 8)); };
     for (size_t first = 0; first < n;) {
       size_t last = first, count = 0;
       double busy = 0;
       for (; last < n && step(last) == step(first); ++last) count += counts[last], busy += shares[last];
       if (step(first) > 0)
-        out_ += fmt::format("<rect x=\"{:.0f}\" y=\"{:.1f}\" width=\"{}\" height=\"{:.1f}\" fill-opacity=\"{:.2f}\"><title>{} short events, {:.0f}% busy</title></rect>\n",
-                            kLeft + static_cast<double>(first), y, last - first, kRow - 4, 0.2 + 0.1 * static_cast<double>(step(first)), count,
-                            100 * busy / static_cast<double>(last - first));
+        out_ += fmt::format(
+            "<rect x=\"{:.0f}\" y=\"{:.1f}\" width=\"{}\" height=\"{:.1f}\" fill-opacity=\"{:.2f}\"><title>{} short events, {:.0f}% "
+            "busy</title></rect>\n",
+            kLeft + static_cast<double>(first), y, last - first, kRow - 4, 0.2 + 0.1 * static_cast<double>(step(first)), count,
+            100 * busy / static_cast<double>(last - first));
       first = last;
     }
   }

@@ -175,7 +175,8 @@ class ZipLayout {
     s += "PK\x06\x07";
     put(s, uint32_t{0}), put(s, end), put(s, uint32_t{1});
     s += "PK\x05\x06";
-    put(s, uint16_t{0}), put(s, uint16_t{0}), put(s, uint16_t{0xFFFF}), put(s, uint16_t{0xFFFF}), put(s, UINT32_MAX), put(s, UINT32_MAX), put(s, uint16_t{0});
+    put(s, uint16_t{0}), put(s, uint16_t{0}), put(s, uint16_t{0xFFFF}), put(s, uint16_t{0xFFFF}), put(s, UINT32_MAX), put(s, UINT32_MAX),
+        put(s, uint16_t{0});
     return s;
   }
 

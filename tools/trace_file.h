@@ -65,8 +65,8 @@ inline std::vector<uint32_t> sub_rows(const std::vector<const TraceEvent*>& even
 inline void append_event(std::string& out, const TraceEvent& e, size_t tid, int64_t origin_ns) {
   const auto put = std::back_inserter(out);
   const int64_t at = e.start_ns - origin_ns, length = e.end_ns - e.start_ns;
-  fmt::format_to(put, "{{\"ph\":\"X\",\"pid\":1,\"tid\":{},\"ts\":{}.{:03},\"dur\":{}.{:03},\"name\":\"{}\",\"args\":{{", tid, at / 1000, at % 1000, length / 1000,
-                 length % 1000, json_escaped(e.what));
+  fmt::format_to(put, "{{\"ph\":\"X\",\"pid\":1,\"tid\":{},\"ts\":{}.{:03},\"dur\":{}.{:03},\"name\":\"{}\",\"args\":{{", tid, at / 1000, at % 1000,
+                 length / 1000, length % 1000, json_escaped(e.what));
   std::string_view comma = "";
   const auto arg = [&](std::string_view name, const auto& value) { fmt::format_to(put, "{}\"{}\":{}", comma, name, value), comma = ","; };
   if (e.layer >= 0) arg("layer", e.layer);
@@ -88,8 +88,9 @@ inline void write_trace(const Trace& trace, const std::function<void(std::string
     origin = std::min(origin, e.start_ns);
     ++n_events;
   });
-  std::string text = fmt::format("{{\"displayTimeUnit\":\"ms\",\"otherData\":{{\"format\":\"{}\",\"events\":{},\"dropped\":{}}},\n\"traceEvents\":[\n", kTraceFormat,
-                                 n_events, trace.dropped());
+  std::string text =
+      fmt::format("{{\"displayTimeUnit\":\"ms\",\"otherData\":{{\"format\":\"{}\",\"events\":{},\"dropped\":{}}},\n\"traceEvents\":[\n", kTraceFormat,
+                  n_events, trace.dropped());
   text += "{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\",\"args\":{\"name\":\"flexgen\"}}";
   size_t first_row = 1;
   for (size_t k = 0; k < kinds.size(); ++k) {

@@ -47,7 +47,8 @@ void block_scores(const float* q, const std::byte* keys, [[maybe_unused]] const 
 
 // o = fma(sum over j < n of p[j] * values[j], b, o * a), C vectors wide
 template <class V, class Element, int C, bool kAhead>
-void merge_values(const float* p, const std::byte* values, [[maybe_unused]] const std::byte* next, int64_t stride, int64_t n, V a, V b, float* o, int64_t width) {
+void merge_values(const float* p, const std::byte* values, [[maybe_unused]] const std::byte* next, int64_t stride, int64_t n, V a, V b, float* o,
+                  int64_t width) {
   constexpr int64_t kSize = sizeof(Element);
   V acc[C];
 #pragma GCC unroll 8

@@ -57,7 +57,8 @@ void linear(const Kernels& kernels, const LinearArgs& a, Queue queue) {
   const bool few = n_tok <= kFewTokens;
   const float* x = a.x.data;
   if (!few) {
-    float* const packed = reinterpret_cast<float*>(scratch<Scratch::packed_x>(static_cast<size_t>(pieces(k, kBlockK) * n_tok * kBlockK) * sizeof(float)));
+    float* const packed =
+        reinterpret_cast<float*>(scratch<Scratch::packed_x>(static_cast<size_t>(pieces(k, kBlockK) * n_tok * kBlockK) * sizeof(float)));
     for_rows(*queue.pool, n_tok, k * 4, [&](int64_t t) { kernels.pack_row(a.x.row(t), k, packed + t * kBlockK, n_tok * kBlockK); });
     x = packed;
   }
@@ -132,8 +133,8 @@ namespace {
 
 // Tokens of a span and their query heads in tasks; fill(task, row, head, span) adds where the result goes
 template <typename Fill>
-void run_attention(const Kernels& kernels, MatView<const float> q, int64_t n_heads, float scale, const KvLayout& l, std::span<const KvSpan> spans, Queue queue,
-                   Fill&& fill) {
+void run_attention(const Kernels& kernels, MatView<const float> q, int64_t n_heads, float scale, const KvLayout& l, std::span<const KvSpan> spans,
+                   Queue queue, Fill&& fill) {
   const int64_t group = n_heads / l.n_heads;
   const int64_t tile = std::max<int64_t>(1, kAttentionRows / group);  // tokens
   thread_local TaskList kept;

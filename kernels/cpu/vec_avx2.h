@@ -45,7 +45,8 @@ struct V {
   void store(float* p) const { _mm256_storeu_ps(p, lo), _mm256_storeu_ps(p + 8, hi); }
   void store(float* p, int64_t n) const { _mm256_maskstore_ps(p, first(n), lo), _mm256_maskstore_ps(p + 8, first(n - 8), hi); }
   void store_f16(std::byte* p, int64_t n) const {
-    __m128i h[2] = {_mm256_cvtps_ph(lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), _mm256_cvtps_ph(hi, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+    __m128i h[2] = {_mm256_cvtps_ph(lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+                    _mm256_cvtps_ph(hi, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
     __builtin_memcpy(p, h, static_cast<size_t>(2 * n));
   }
 
@@ -64,7 +65,8 @@ struct V {
   }
   friend V copy_sign(V a, V s) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
-    return {_mm256_or_ps(_mm256_andnot_ps(sign, a.lo), _mm256_and_ps(sign, s.lo)), _mm256_or_ps(_mm256_andnot_ps(sign, a.hi), _mm256_and_ps(sign, s.hi))};
+    return {_mm256_or_ps(_mm256_andnot_ps(sign, a.lo), _mm256_and_ps(sign, s.lo)),
+            _mm256_or_ps(_mm256_andnot_ps(sign, a.hi), _mm256_and_ps(sign, s.hi))};
   }
   friend V times_pow2(V p, V t) { return {scaled(p.lo, t.lo), scaled(p.hi, t.hi)}; }
 

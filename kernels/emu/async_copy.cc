@@ -42,7 +42,8 @@ void copy_async(void* shared, const void* global, uint32_t bytes, bool valid, Lo
   const auto address = reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global);
   if (address % bytes != 0)
     b.stop(Problem::alignment, site, fmt::format("a copy of {} bytes from {} to {}: both must be multiples of {}", bytes, global, shared, bytes));
-  if (!b.shared.contains(shared)) b.stop(Problem::out_of_bounds, site, "the target of an asynchronous copy is not in shared memory. Give an address in an array of FG_SHARED");
+  if (!b.shared.contains(shared))
+    b.stop(Problem::out_of_bounds, site, "the target of an asynchronous copy is not in shared memory. Give an address in an array of FG_SHARED");
   AsyncCopy copy{shared, global, bytes, valid ? bytes : 0, 0, false, where};
   if (b.race() && valid) b.access(global, bytes, Access::read, site);
   if (b.options().sm < kFirstWithAsyncCopies) {  // a plain load and store

@@ -108,7 +108,10 @@ void Block::run(const Launch& launch, uint64_t index) {
         if (m.present != 0) where = m.where;
     for (const Barrier& barrier : barriers_)
       if (barrier.arrived > 0) where = barrier.where;
-    raise({Problem::deadlock, {where}, fmt::format("no thread can go on{}. Every thread that is waited for must come", who_waits()), fmt::format("{} of {} threads left", live_, n_threads_)});
+    raise({Problem::deadlock,
+           {where},
+           fmt::format("no thread can go on{}. Every thread that is waited for must come", who_waits()),
+           fmt::format("{} of {} threads left", live_, n_threads_)});
   }
 }
 
@@ -183,11 +186,13 @@ void Block::report(const Conflict& conflict, Access kind, size_t bytes, const Si
     case Conflict::Kind::uninitialised:
       stop(Problem::uninitialised, site, fmt::format("{} {}, of which nobody wrote all. Write them first", does, what));
     case Conflict::Kind::in_flight:
-      stop(Problem::in_flight, site, fmt::format("{} {}, while the copy that {} issued at {} is in flight. Wait for it first, then let the threads meet in a barrier", does,
-                                                 what, name_of(conflict.other), there));
+      stop(Problem::in_flight, site,
+           fmt::format("{} {}, while the copy that {} issued at {} is in flight. Wait for it first, then let the threads meet in a barrier", does,
+                       what, name_of(conflict.other), there));
     default:
-      stop(Problem::race, site, fmt::format("{} {}, which {} {} at {}, without an order between them. Put a barrier between", does, what, name_of(conflict.other),
-                                            conflict.others_access == Access::read ? "reads" : "writes", there));
+      stop(Problem::race, site,
+           fmt::format("{} {}, which {} {} at {}, without an order between them. Put a barrier between", does, what, name_of(conflict.other),
+                       conflict.others_access == Access::read ? "reads" : "writes", there));
   }
 }
 

@@ -129,7 +129,8 @@ T atomic_update(T* p, Location where, Fn&& fn) {
   check_atomic(p, sizeof(T), where);
   auto* bits = reinterpret_cast<Bits*>(p);
   Bits old = __atomic_load_n(bits, __ATOMIC_RELAXED);
-  while (!__atomic_compare_exchange_n(bits, &old, std::bit_cast<Bits>(static_cast<T>(fn(std::bit_cast<T>(old)))), true, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+  while (!__atomic_compare_exchange_n(bits, &old, std::bit_cast<Bits>(static_cast<T>(fn(std::bit_cast<T>(old)))), true, __ATOMIC_SEQ_CST,
+                                      __ATOMIC_SEQ_CST)) {
   }
   return std::bit_cast<T>(old);
 }

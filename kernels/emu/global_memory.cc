@@ -41,7 +41,8 @@ void register_global(const void* data, size_t bytes, std::string name) {
   const bool overlaps_previous = next != changed->begin() && std::prev(next)->begin + std::prev(next)->bytes > begin;
   if (overlaps_next || overlaps_previous) {
     const GlobalBuffer& other = overlaps_next ? *next : *std::prev(next);
-    throw std::logic_error(fmt::format("global buffer {} of {} bytes overlaps {}, which is registered. Unregister that one first", name, bytes, other.name));
+    throw std::logic_error(
+        fmt::format("global buffer {} of {} bytes overlaps {}, which is registered. Unregister that one first", name, bytes, other.name));
   }
   changed->insert(next, {begin, bytes, std::move(name)});
   current() = std::move(changed);

@@ -55,7 +55,8 @@ void check(const Launch& launch) {
   if (s.block.z > 64) refuse(fmt::format("block of {} threads in z: allowed up to 64", s.block.z));
   if (s.grid.x == 0 || s.grid.y == 0 || s.grid.z == 0 || s.grid.x > 2147483647u || s.grid.y > 65535 || s.grid.z > 65535)
     refuse(fmt::format("grid of {} x {} x {} blocks: allowed 1 to 2147483647 x 65535 x 65535", s.grid.x, s.grid.y, s.grid.z));
-  if (s.dynamic_bytes > limit) refuse(fmt::format("{} bytes of dynamic shared memory: sm_{} has {} for a block", s.dynamic_bytes, launch.options.sm, limit));
+  if (s.dynamic_bytes > limit)
+    refuse(fmt::format("{} bytes of dynamic shared memory: sm_{} has {} for a block", s.dynamic_bytes, launch.options.sm, limit));
 }
 
 // Any order is one that a card may take
@@ -208,7 +209,9 @@ void* static_shared(const void* key, const char* name, size_t bytes, size_t alig
   Block& b = inside.block;
   const size_t limit = std::max(shared_limit(b.options().sm), b.launch().shape.dynamic_bytes);
   void* p = b.shared.static_array(key, name, bytes, alignment, limit);
-  if (p == nullptr) b.stop(Problem::launch, {where}, fmt::format("{} of {} bytes does not fit the {} bytes of shared memory that a block has on sm_{}", name, bytes, limit, b.options().sm));
+  if (p == nullptr)
+    b.stop(Problem::launch, {where},
+           fmt::format("{} of {} bytes does not fit the {} bytes of shared memory that a block has on sm_{}", name, bytes, limit, b.options().sm));
   return p;
 }
 

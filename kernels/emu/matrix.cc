@@ -98,8 +98,10 @@ void mma_for_warp(void* const* arguments, uint32_t lanes, Location where) {
 void load_matrix_x4(uint32_t* registers, const void* row, bool transposed, Location where) {
   const Inside inside;
   Block& b = inside.block;
-  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) b.stop(Problem::alignment, {where}, fmt::format("ldmatrix of a row at {}: must be a multiple of 16", row));
-  if (!b.shared.contains(row)) b.stop(Problem::out_of_bounds, {where}, "ldmatrix of a row that is not in shared memory. Give an address in an array of FG_SHARED");
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0)
+    b.stop(Problem::alignment, {where}, fmt::format("ldmatrix of a row at {}: must be a multiple of 16", row));
+  if (!b.shared.contains(row))
+    b.stop(Problem::out_of_bounds, {where}, "ldmatrix of a row that is not in shared memory. Give an address in an array of FG_SHARED");
   if (b.race()) b.access_shared(row, 16, Access::read, {where});
   LoadArgument argument{registers, row};
   b.meet(WarpOperation::matrix_load, transposed, kFullWarp, &argument, transposed ? load_for_warp<true> : load_for_warp<false>, where);
@@ -115,7 +117,8 @@ void mma_k16(MatrixType type, float* d, const uint32_t* a, uint32_t b0, uint32_t
   const Inside inside;
   Block& b = inside.block;
   if (b.options().sm < 80) {
-    if (type == MatrixType::bf16) b.stop(Problem::unsupported, {where}, fmt::format("mma of bf16 on sm_{}, which has f16 only. Use a card from sm_80", b.options().sm));
+    if (type == MatrixType::bf16)
+      b.stop(Problem::unsupported, {where}, fmt::format("mma of bf16 on sm_{}, which has f16 only. Use a card from sm_80", b.options().sm));
     mma_k8(d, a, b0, where);
     return mma_k8(d, a + 2, b1, where);
   }

@@ -57,7 +57,9 @@ void RequestCounter::begin_block() {
   traffic_.clear();
 }
 
-void RequestCounter::shared(uint32_t thread, uint64_t site, bool write, size_t offset, size_t bytes) { access(thread, site, write, kShared, offset, bytes); }
+void RequestCounter::shared(uint32_t thread, uint64_t site, bool write, size_t offset, size_t bytes) {
+  access(thread, site, write, kShared, offset, bytes);
+}
 
 void RequestCounter::global(uint32_t thread, uint64_t site, bool write, size_t buffer, uintptr_t address, size_t bytes) {
   access(thread, site, write, buffer, address, bytes);
@@ -66,7 +68,8 @@ void RequestCounter::global(uint32_t thread, uint64_t site, bool write, size_t b
 void RequestCounter::access(uint32_t thread, uint64_t site, bool write, size_t buffer, uintptr_t address, size_t bytes) {
   const uint32_t lane = thread % 32;
   uint64_t key = site * 0x9E3779B97F4A7C15u;
-  for (const uint64_t part : {uint64_t{thread / 32}, uint64_t{buffer}, uint64_t{write}, uint64_t{bytes}}) key = (std::rotl(key, 23) ^ part) * 0xBF58476D1CE4E5B9u;
+  for (const uint64_t part : {uint64_t{thread / 32}, uint64_t{buffer}, uint64_t{write}, uint64_t{bytes}})
+    key = (std::rotl(key, 23) ^ part) * 0xBF58476D1CE4E5B9u;
   Instruction& instruction = instructions_[key];
   instruction.buffer = buffer;
   instruction.write = write;

@@ -115,11 +115,13 @@ void Block::meet(WarpOperation operation, int variant, uint32_t mask, void* argu
   Warp& w = warp();
   mask &= w.exist;
   if ((mask & lane_bit()) == 0)
-    stop(Problem::divergence, {where}, fmt::format("{} with mask {:#010x}, which leaves out the calling lane {}. Give a mask that holds every lane that comes here",
-                                                   name(operation), mask, current_ % 32));
+    stop(Problem::divergence, {where},
+         fmt::format("{} with mask {:#010x}, which leaves out the calling lane {}. Give a mask that holds every lane that comes here",
+                     name(operation), mask, current_ % 32));
   if (operation != WarpOperation::sync && (mask & ~w.live) != 0)
-    stop(Problem::divergence, {where}, fmt::format("{} with mask {:#010x}, of which lanes {:#010x} returned from the kernel. Keep them in the kernel, or leave them out",
-                                                   name(operation), mask, mask & ~w.live));
+    stop(Problem::divergence, {where},
+         fmt::format("{} with mask {:#010x}, of which lanes {:#010x} returned from the kernel. Keep them in the kernel, or leave them out",
+                     name(operation), mask, mask & ~w.live));
   Meeting* meeting = nullptr;
   for (Meeting& m : w.meetings)
     if (m.present != 0 && m.wanted == mask && m.operation == operation && m.variant == variant && m.where.line == where.line) meeting = &m;
@@ -159,7 +161,8 @@ void Block::complete(Barrier& b) {
 int Block::barrier(uint32_t id, uint32_t threads, BarrierOperation operation, int predicate, Location where) {
   if (id >= kBarriers) stop(Problem::divergence, {where}, fmt::format("barrier {}: found, allowed 0 to {}", id, kBarriers - 1));
   if (threads % 32 != 0 || threads > n_threads_)
-    stop(Problem::divergence, {where}, fmt::format("barrier {} for {} threads: allowed are multiples of 32 up to the block's {}", id, threads, n_threads_));
+    stop(Problem::divergence, {where},
+         fmt::format("barrier {} for {} threads: allowed are multiples of 32 up to the block's {}", id, threads, n_threads_));
   Barrier& b = barriers_[id];
   const bool named = threads != 0;  // its sync and arrive sides are different lines by nature
   if (b.arrived == 0) {
@@ -167,15 +170,18 @@ int Block::barrier(uint32_t id, uint32_t threads, BarrierOperation operation, in
     b.wanted = threads;
     b.operation = operation;
   } else if (!named && b.where != where) {
-    stop(Problem::divergence, {where}, fmt::format("this barrier is not the one at {} where other threads of the block wait. Every thread must come to the same barrier",
-                                                   line_of(b.where)));
+    stop(Problem::divergence, {where},
+         fmt::format("this barrier is not the one at {} where other threads of the block wait. Every thread must come to the same barrier",
+                     line_of(b.where)));
   } else if (b.wanted != threads) {
-    stop(Problem::divergence, {where}, fmt::format("barrier {} for {} threads, while others wait in it for {}. Give the same number everywhere", id, threads, b.wanted));
+    stop(Problem::divergence, {where},
+         fmt::format("barrier {} for {} threads, while others wait in it for {}. Give the same number everywhere", id, threads, b.wanted));
   }
   uint32_t& present = b.present[current_ / 32];
   if ((present & lane_bit()) != 0)
-    stop(Problem::divergence, {where}, fmt::format("this thread is already in barrier {}, which waits for {} more. Let it wait for the others before it arrives again", id,
-                                                   b.wanted - b.arrived));
+    stop(Problem::divergence, {where},
+         fmt::format("this thread is already in barrier {}, which waits for {} more. Let it wait for the others before it arrives again", id,
+                     b.wanted - b.arrived));
   present |= lane_bit();
   ++b.arrived;
   b.true_predicates += predicate != 0;
@@ -204,8 +210,9 @@ void Block::leave_kernel() {
   for (Meeting& m : w.meetings) {
     if (m.present == 0 || m.present != (m.wanted & w.live)) continue;
     if (m.operation != WarpOperation::sync)
-      stop(Problem::divergence, {m.where}, fmt::format("a lane returned from the kernel while lanes {:#010x} wait for it in {}. Let it take part, or leave it out of the mask",
-                                                       m.present, name(m.operation)));
+      stop(Problem::divergence, {m.where},
+           fmt::format("a lane returned from the kernel while lanes {:#010x} wait for it in {}. Let it take part, or leave it out of the mask",
+                       m.present, name(m.operation)));
     complete(w, current_ / 32, m, nullptr);
   }
   yield();

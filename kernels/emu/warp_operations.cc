@@ -23,8 +23,9 @@ void shuffle_for_warp(void* const* arguments, uint32_t lanes, Location where) {
       continue;
     }
     if ((lanes >> lane.source & 1) == 0)
-      running_block()->stop(Problem::divergence, {where},
-                            fmt::format("lane {} reads lane {} in a shuffle of lanes {:#010x}. Put both into the mask, or read another lane", i, lane.source, lanes));
+      running_block()->stop(
+          Problem::divergence, {where},
+          fmt::format("lane {} reads lane {} in a shuffle of lanes {:#010x}. Put both into the mask, or read another lane", i, lane.source, lanes));
     lane.result = static_cast<const ShuffleArgument*>(arguments[lane.source])->value;
   }
 }
@@ -80,7 +81,8 @@ uint32_t match(uint32_t mask, uint64_t bits, int bytes, Location where) {
 void load_value(void* value, const void* p, size_t bytes, Location where) {
   const Inside inside;
   Block& b = inside.block;
-  if (reinterpret_cast<uintptr_t>(p) % bytes != 0) b.stop(Problem::alignment, {where}, fmt::format("a load of {} bytes at {}: must be a multiple", bytes, p));
+  if (reinterpret_cast<uintptr_t>(p) % bytes != 0)
+    b.stop(Problem::alignment, {where}, fmt::format("a load of {} bytes at {}: must be a multiple", bytes, p));
   if (b.race()) b.access(p, bytes, Access::read, {where});
   std::memcpy(value, p, bytes);
 }
@@ -88,7 +90,8 @@ void load_value(void* value, const void* p, size_t bytes, Location where) {
 void store_value(void* p, const void* value, size_t bytes, Location where) {
   const Inside inside;
   Block& b = inside.block;
-  if (reinterpret_cast<uintptr_t>(p) % bytes != 0) b.stop(Problem::alignment, {where}, fmt::format("a store of {} bytes at {}: must be a multiple", bytes, p));
+  if (reinterpret_cast<uintptr_t>(p) % bytes != 0)
+    b.stop(Problem::alignment, {where}, fmt::format("a store of {} bytes at {}: must be a multiple", bytes, p));
   if (b.race()) b.access(p, bytes, Access::write, {where});
   std::memcpy(p, value, bytes);
 }
@@ -96,7 +99,8 @@ void store_value(void* p, const void* value, size_t bytes, Location where) {
 void check_atomic(const void* p, size_t bytes, Location where) {
   const Inside inside;
   Block& b = inside.block;
-  if (reinterpret_cast<uintptr_t>(p) % bytes != 0) b.stop(Problem::alignment, {where}, fmt::format("an atomic of {} bytes at {}: must be a multiple", bytes, p));
+  if (reinterpret_cast<uintptr_t>(p) % bytes != 0)
+    b.stop(Problem::alignment, {where}, fmt::format("an atomic of {} bytes at {}: must be a multiple", bytes, p));
   if (b.race()) b.access(p, bytes, Access::atomic, {where});
 }
 

@@ -28,7 +28,8 @@ TEST_CASE("sizes are read with binary, decimal and no units", "[base]") {
 }
 
 TEST_CASE("what is not a size is refused with what is allowed", "[base]") {
-  for (const char* text : {"", " ", "GiB", "-1", "-0.1GiB", "nan", "inf", "1e400", "12Gib", "12 giB ", "12GiBs", "0x10", "1,5GB", "1 2", "12E", "+5", " 5", "9e18K", "8388607TiB"}) {
+  for (const char* text : {"", " ", "GiB", "-1", "-0.1GiB", "nan", "inf", "1e400", "12Gib", "12 giB ", "12GiBs", "0x10", "1,5GB", "1 2", "12E", "+5",
+                           " 5", "9e18K", "8388607TiB"}) {
     CAPTURE(text);
     CHECK_FAULT(parse_bytes(text), Fault::usage, "is not a size: found '");
     CHECK_FAULT(parse_bytes(text), Fault::usage, "Write for example 12GiB");

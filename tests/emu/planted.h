@@ -111,8 +111,11 @@ inline void check(const PlantedBug& bug) {
   const auto try_all = [&](const std::vector<emu::Options>& ways, const Finds& finds) {
     for (const emu::Options& way : ways) {
       const Outcome outcome = attempt(way, bug.run);
-      INFO(bug.name << ", order " << static_cast<int>(way.order) << ", copies " << static_cast<int>(way.async) << ", seed " << way.seed << ", race mode " << way.race << ": "
-                    << (outcome.problem ? outcome.message : outcome.right ? "right" : "wrong"));
+      INFO(bug.name << ", order " << static_cast<int>(way.order) << ", copies " << static_cast<int>(way.async) << ", seed " << way.seed
+                    << ", race mode " << way.race << ": "
+                    << (outcome.problem ? outcome.message
+                        : outcome.right ? "right"
+                                        : "wrong"));
       CHECK(finds.match(outcome));
     }
   };

@@ -42,7 +42,8 @@ FG_DEVICE void load_attention_tile(__half* tile, const __half* x, int count, int
   for (int i = thread; i < count * kChunks; i += SmallAttention::kThreads) {
     const int row = i / kChunks, chunk = i % kChunks;
     const bool valid = first + row < rows;
-    cuda::copy_async_16(tile + cuda::swizzled<SmallAttention::kHead>(row, chunk), valid ? x + (first + row) * SmallAttention::kHead + chunk * 8 : x, valid);
+    cuda::copy_async_16(tile + cuda::swizzled<SmallAttention::kHead>(row, chunk), valid ? x + (first + row) * SmallAttention::kHead + chunk * 8 : x,
+                        valid);
   }
 }
 

@@ -64,7 +64,8 @@ FG_DEVICE void load_gemm_tile(T* tile, const T* x, int first, int rows, int at, 
     const int row = i / kChunks, chunk = i % kChunks, column = at + chunk * 8;
     const bool valid = (kBug == GemmBug::no_row_guard || first + row < rows) && column < k;
     const int shift = kBug == GemmBug::unaligned_copy && i == 5 ? 4 : 0;
-    cuda::copy_async_16(tile + gemm_place<kBug>(row, chunk), valid ? x + static_cast<size_t>(first + row) * static_cast<size_t>(k) + column + shift : x, valid);
+    cuda::copy_async_16(tile + gemm_place<kBug>(row, chunk),
+                        valid ? x + static_cast<size_t>(first + row) * static_cast<size_t>(k) + column + shift : x, valid);
   }
 }
 
@@ -126,7 +127,8 @@ FG_KERNEL(SmallGemm::kThreads) small_gemm(GemmArguments<T> g) {
       for (int e = 0; e < 4; ++e) {
         const int half = kBug == GemmBug::epilogue_rows_swapped ? 1 - e / 2 : e / 2;
         const int row = row0 + warp_row + i * 16 + lane / 4 + half * 8, column = column0 + warp_column + j * 8 + lane % 4 * 2 + e % 2;
-        if (row < g.m && (kBug == GemmBug::no_column_guard || column < g.n)) g.out[static_cast<size_t>(row) * static_cast<size_t>(g.n) + static_cast<size_t>(column)] = sum[i][j][e];
+        if (row < g.m && (kBug == GemmBug::no_column_guard || column < g.n))
+          g.out[static_cast<size_t>(row) * static_cast<size_t>(g.n) + static_cast<size_t>(column)] = sum[i][j][e];
       }
 }
 

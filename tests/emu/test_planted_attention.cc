@@ -21,7 +21,9 @@ constexpr float kScale = 0.125f;
 
 std::vector<double> reference(const std::vector<__half>& q, const std::vector<__half>& k, const std::vector<__half>& v) {
   std::vector<double> out(size_t{kQueries} * kHead, 0.0);
-  const auto at = [](const std::vector<__half>& x, int row, int d) { return static_cast<double>(__half2float(x[static_cast<size_t>(row * kHead + d)])); };
+  const auto at = [](const std::vector<__half>& x, int row, int d) {
+    return static_cast<double>(__half2float(x[static_cast<size_t>(row * kHead + d)]));
+  };
   for (int i = 0; i < kQueries; ++i) {
     double total = 0;
     for (int j = 0; j <= i + kKeys - kQueries; ++j) {
@@ -50,8 +52,9 @@ bool run_attention(emu::Session& session) {
   session.add(k, "k");
   session.add(v, "v");
   GuardedBuffer<float> out(session, size_t{kQueries} * kHead, -99.0f, "out");
-  cuda::launch(small_attention<kBug>, dim3((kQueries + SmallAttention::kQueryRows - 1) / SmallAttention::kQueryRows), dim3(SmallAttention::kThreads), SmallAttention::kSharedBytes,
-               nullptr, AttentionArguments{q.data(), k.data(), v.data(), out.data(), kQueries, kKeys, kScale * 1.4426950408889634f});
+  cuda::launch(small_attention<kBug>, dim3((kQueries + SmallAttention::kQueryRows - 1) / SmallAttention::kQueryRows), dim3(SmallAttention::kThreads),
+               SmallAttention::kSharedBytes, nullptr,
+               AttentionArguments{q.data(), k.data(), v.data(), out.data(), kQueries, kKeys, kScale * 1.4426950408889634f});
   const std::vector<double> want = reference(q, k, v);
   double error = 0, norm = 0;
   for (size_t i = 0; i < want.size(); ++i) {
@@ -72,7 +75,8 @@ TEST_CASE("bugs planted in attention") {
   const std::vector<PlantedBug> bugs = {
       // name, what a fixed order finds with copies that land at once and no poison; what hostile orders find; what race mode finds
       planted<AttentionBug::none>("none", kMissed, kMissed, kMissed),
-      planted<AttentionBug::barrier_skipped_by_one_warp>("barrier skipped by one warp", stops(Problem::divergence, Problem::deadlock), stops(Problem::divergence, Problem::deadlock),
+      planted<AttentionBug::barrier_skipped_by_one_warp>("barrier skipped by one warp", stops(Problem::divergence, Problem::deadlock),
+                                                         stops(Problem::divergence, Problem::deadlock),
                                                          stops(Problem::divergence, Problem::deadlock, Problem::race, Problem::in_flight)),
       planted<AttentionBug::no_barrier_before_keys>("no barrier before the keys", kWrong, kWrong, unordered),
       planted<AttentionBug::no_barrier_before_values>("no barrier before the values", kMissed, kWrong, unordered),
@@ -80,7 +84,8 @@ TEST_CASE("bugs planted in attention") {
       planted<AttentionBug::mask_off_by_one>("mask off by one", kWrong, kWrong, kWrong),
       planted<AttentionBug::shuffle_distance_wrong>("shuffle over 4 lanes for 2", kWrong, kWrong, kWrong),
       planted<AttentionBug::sum_not_rescaled>("sum not rescaled", kWrong, kWrong, kWrong),
-      planted<AttentionBug::shuffle_in_divergent_branch>("shuffle of all lanes in a branch of some", stops(Problem::deadlock), stops(Problem::deadlock), stops(Problem::deadlock)),
+      planted<AttentionBug::shuffle_in_divergent_branch>("shuffle of all lanes in a branch of some", stops(Problem::deadlock),
+                                                         stops(Problem::deadlock), stops(Problem::deadlock)),
   };
   for (const PlantedBug& bug : bugs) check(bug);
 }

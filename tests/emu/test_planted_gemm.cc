@@ -27,7 +27,8 @@ bool run_gemm(emu::Session& session) {
   for (int j = 0; j < kN; ++j)
     for (int k = 0; k < kK; ++k) w[static_cast<size_t>(j * kK + k)] = T(element(j, k, 2));
   const size_t bytes = kBug == GemmBug::half_the_shared_memory ? SmallGemm::kSharedBytes / 2 : SmallGemm::kSharedBytes;
-  cuda::launch(small_gemm<T, kBug>, SmallGemm::grid(kM, kN), dim3(SmallGemm::kThreads), bytes, nullptr, GemmArguments<T>{a.data(), w.data(), out.data(), kM, kN, kK});
+  cuda::launch(small_gemm<T, kBug>, SmallGemm::grid(kM, kN), dim3(SmallGemm::kThreads), bytes, nullptr,
+               GemmArguments<T>{a.data(), w.data(), out.data(), kM, kN, kK});
   for (int i = 0; i < kM; ++i)
     for (int j = 0; j < kN; ++j) {
       float want = 0;  // small integers: exact in any order
@@ -47,11 +48,13 @@ TEST_CASE("bugs planted in a GEMM") {
       // name, what a fixed order finds with copies that land at once and no poison; what hostile orders find; what race mode finds
       planted<GemmBug::none>("none, f16", kMissed, kMissed, kMissed),
       planted<GemmBug::none, __nv_bfloat16>("none, bf16", kMissed, kMissed, kMissed),
-      planted<GemmBug::no_barrier_after_wait>("no barrier after the wait", kWrong, kWrong, stops(Problem::uninitialised, Problem::in_flight, Problem::race)),
+      planted<GemmBug::no_barrier_after_wait>("no barrier after the wait", kWrong, kWrong,
+                                              stops(Problem::uninitialised, Problem::in_flight, Problem::race)),
       planted<GemmBug::refill_of_the_stage_being_read>("refill of the stage being read", kWrong, kWrong, stops(Problem::in_flight, Problem::race)),
       planted<GemmBug::wait_one_group_too_lax>("wait one group too lax", kMissed, kWrong, stops(Problem::in_flight)),
       planted<GemmBug::copies_never_committed>("copies never committed", kMissed, kWrong, stops(Problem::in_flight)),
-      planted<GemmBug::barrier_in_divergent_branch>("one warp skips the barrier", kWrong, kWrong, stops(Problem::race, Problem::in_flight, Problem::uninitialised)),
+      planted<GemmBug::barrier_in_divergent_branch>("one warp skips the barrier", kWrong, kWrong,
+                                                    stops(Problem::race, Problem::in_flight, Problem::uninitialised)),
       planted<GemmBug::epilogue_rows_swapped>("rows swapped in the epilogue", kWrong, kWrong, kWrong),
       planted<GemmBug::b_lanes_swapped>("lanes of b's ldmatrix swapped", kWrong, kWrong, kWrong),
       planted<GemmBug::accumulators_not_cleared>("accumulators not cleared", kWrong, kWrong, kWrong),
@@ -85,9 +88,11 @@ TEST_CASE("the GEMM on a card of compute capability 7.5") {
 TEST_CASE("a report names kernel, block, thread, both lines and what to do") {
   const Outcome o = attempt({.order = emu::Order::fifo, .async = emu::Async::late, .race = true}, run_gemm<__half, GemmBug::wait_one_group_too_lax>);
   REQUIRE(o.problem == Problem::in_flight);
-  CHECK_THAT(o.message, Catch::Matches("small_gemm\\.h:[0-9]+: kernel flexgen::testing::small_gemm<__half, .*>, block \\([0-9],[0-9],0\\), thread \\([0-9]+,0,0\\): "
-                                       "reads bytes \\[[0-9]+, [0-9]+\\) of dynamic shared memory, which has 24576, while the copy that thread \\([0-9]+,0,0\\) issued at "
-                                       "small_gemm\\.h:[0-9]+ is in flight\\. Wait for it first.*"));
+  CHECK_THAT(o.message,
+             Catch::Matches(
+                 "small_gemm\\.h:[0-9]+: kernel flexgen::testing::small_gemm<__half, .*>, block \\([0-9],[0-9],0\\), thread \\([0-9]+,0,0\\): "
+                 "reads bytes \\[[0-9]+, [0-9]+\\) of dynamic shared memory, which has 24576, while the copy that thread \\([0-9]+,0,0\\) issued at "
+                 "small_gemm\\.h:[0-9]+ is in flight\\. Wait for it first.*"));
 }
 
 }  // namespace

@@ -115,7 +115,8 @@ TEST_CASE("bugs planted in an exchange through shared memory") {
       planted<Bug::atomic_read_too_early>("a counter read before all counted", kWrong, kWrong, stops(Problem::race)),
       planted<Bug::overwritten_too_early>("written while others may still read", kLuck, kLuck, stops(Problem::race)),
       planted<Bug::barriers_on_two_lines>("two barriers for one", stops(Problem::divergence), stops(Problem::divergence), stops(Problem::divergence)),
-      planted<Bug::barrier_misses_a_warp>("a warp misses a barrier", stops(Problem::divergence), stops(Problem::divergence), stops(Problem::divergence, Problem::race, Problem::uninitialised)),
+      planted<Bug::barrier_misses_a_warp>("a warp misses a barrier", stops(Problem::divergence), stops(Problem::divergence),
+                                          stops(Problem::divergence, Problem::race, Problem::uninitialised)),
       planted<Bug::global_write_overrun>("write behind a global buffer", kWrong, kWrong, stops(Problem::out_of_bounds)),
       planted<Bug::global_read_overrun>("read behind a global buffer", kMissed, kMissed, stops(Problem::out_of_bounds)),
       planted<Bug::global_atomic_overrun>("atomic behind a global buffer", kMissed, kMissed, stops(Problem::out_of_bounds)),
@@ -203,7 +204,8 @@ TEST_CASE("bugs planted in named barriers") {
   const std::vector<PlantedBug> bugs = {
       {"none", run_produce_consume<Bug::none>, kMissed, kMissed, kMissed},
       {"the two sides count differently", run_produce_consume<Bug::named_barrier_counts_differ>, diverges, diverges, diverges},
-      {"the box is filled again while it may be full", run_produce_consume<Bug::box_never_waited_for>, kLuck, kLuck, stops(Problem::divergence, Problem::race)},
+      {"the box is filled again while it may be full", run_produce_consume<Bug::box_never_waited_for>, kLuck, kLuck,
+       stops(Problem::divergence, Problem::race)},
       {"a count that nobody reaches", run_produce_consume<Bug::named_barrier_counts_too_many>, diverges, diverges, diverges},
   };
   for (const PlantedBug& bug : bugs) check(bug);
@@ -263,7 +265,8 @@ TEST_CASE("launches that no card takes") {
   CHECK_THAT(message(90, dim3(1), dim3(1, 1, 65), 0), Catch::Contains("block of 65 threads in z: allowed up to 64"));
   CHECK_THAT(message(90, dim3(0), dim3(32), 0), Catch::Contains("grid of 0 x 1 x 1 blocks: allowed 1 to"));
   CHECK_THAT(message(90, dim3(1, 65536), dim3(32), 0), Catch::Contains("grid of 1 x 65536 x 1 blocks: allowed 1 to"));
-  CHECK_THAT(message(86, dim3(1), dim3(32), size_t{100} << 10), Catch::Contains("102400 bytes of dynamic shared memory: sm_86 has 101376 for a block"));
+  CHECK_THAT(message(86, dim3(1), dim3(32), size_t{100} << 10),
+             Catch::Contains("102400 bytes of dynamic shared memory: sm_86 has 101376 for a block"));
   CHECK_THAT(message(70, dim3(1), dim3(32), 0), Catch::Contains("sm_70: found, allowed 75, 80, 86, 89, 90"));
 
   const auto with_static = [](size_t dynamic_bytes) {

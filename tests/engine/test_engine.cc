@@ -1,100 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// The engine on golden checkpoints: HF's greedy tokens whatever the block's shape; joining, leaving, samples, dialogues, cancelling.
+// The engine on golden checkpoints: HF's greedy tokens whatever the block's shape; requests that wait, fail, end and are sampled.
 #include "flexgen/engine/engine.h"
 
-#include <map>
-#include <thread>
-
-#include "kernels/registry.h"
+#include "support/engine_bench.h"
 #include "support/errors.h"
 #include "support/fake_io_engine.h"
-#include "support/golden.h"
 
 using namespace flexgen;
-using testing::CheckpointWeights;
+using testing::Answer;
+using testing::Answers;
+using testing::EngineBench;
 using testing::Golden;
-
-namespace {
-
-struct Answer {
-  std::vector<int32_t> tokens;
-  std::string text, error;
-  std::optional<FinishReason> reason;
-  bool last = false;
-  std::vector<TokenLogprobs> logprobs;
-};
-using Answers = std::map<std::pair<RequestId, int>, Answer>;
-
-void collect(const std::vector<Event>& events, Answers& answers) {
-  for (const Event& e : events) {
-    Answer& a = answers[{e.request, e.sample}];
-    REQUIRE(!a.reason);  // nothing comes after the end
-    for (const auto& [key, other] : answers)
-      if (key.first == e.request) REQUIRE(!other.last);
-    a.text += e.text;
-    if (e.kind == Event::Kind::token) {
-      a.tokens.push_back(e.token);
-      if (e.logprobs) a.logprobs.push_back(*e.logprobs);
-    } else {
-      a.reason = e.reason;
-      a.error = e.error;
-      a.last = e.last;
-    }
-  }
-}
-
-struct Bench {
-  explicit Bench(const std::string& folder, EngineOptions options = {}, int threads = 2)
-      : golden(folder),
-        pool(threads),
-        weights(golden.checkpoint, golden.sources),
-        tokenizer(Tokenizer::from_files(files(folder), folder)),
-        engine(golden.model(), weights, &tokenizer, *backends().front(), pool, with_f32(options)) {}
-
-  static EngineOptions with_f32(EngineOptions o) {
-    o.kv_dtype = DType::f32;
-    return o;
-  }
-  static std::map<std::string, std::string> files(const std::string& folder) {
-    std::map<std::string, std::string> out;
-    for (const char* name : {"vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"})
-      if (std::filesystem::exists(folder + "/" + name)) out[name] = read_text_file(folder + "/" + name);
-    return out;
-  }
-
-  Request greedy(size_t i) const {
-    Request r;
-    r.id = std::to_string(i);
-    r.prompt = golden.sequences[i].prompt_tokens;
-    r.settings.max_new_tokens = static_cast<int64_t>(golden.sequences[i].tokens.size());
-    r.settings.ignore_eos = true;
-    r.settings.eos = {2};
-    return r;
-  }
-
-  Answers run() {
-    Answers answers;
-    for (int steps = 0; !engine.idle(); ++steps) {
-      REQUIRE(steps < 100000);
-      collect(engine.step(), answers);
-    }
-    return answers;
-  }
-
-  Golden golden;
-  ThreadPool pool;
-  CheckpointWeights weights;
-  Tokenizer tokenizer;
-  Engine engine;
-};
-
-const std::string kSmall = testing::test_data("golden/prenorm-f16-bin");
-
-}  // namespace
+using testing::kSmallGolden;
+using testing::collect;
 
 TEST_CASE("greedy tokens, texts and log-probabilities equal HF's on every golden checkpoint", "[engine][golden]") {
   for (const std::string& folder : testing::golden_folders()) {
-    Bench b(folder);
+    EngineBench b(folder);
     CAPTURE(b.golden.name);
     for (size_t i = 0; i < b.golden.sequences.size(); ++i) {
       Request r = b.greedy(i);
@@ -129,7 +51,7 @@ TEST_CASE("the shape of the block and the order of arrival change no token", "[e
   EngineOptions narrow;
   narrow.gpu_batch_size = 3, narrow.num_gpu_batches = 1, narrow.page_tokens = 64;
   for (const EngineOptions& o : {EngineOptions{}, small, narrow}) {
-    Bench b(kSmall, o, 3);
+    EngineBench b(kSmallGolden, o, 3);
     for (int round = 0; round < 2; ++round)
       for (size_t i = b.golden.sequences.size(); i-- > 0;) b.engine.submit(b.greedy(i));
     Answers answers;
@@ -148,11 +70,11 @@ TEST_CASE("the shape of the block and the order of arrival change no token", "[e
 
 TEST_CASE("a small cache makes requests wait, not fail; one that can never fit is refused", "[engine]") {
   EngineOptions o;
-  const Golden g(kSmall);
+  const Golden g(kSmallGolden);
   const size_t page = round_up<size_t>(KvLayout{DType::f32, g.model().n_kv_heads, g.model().head_dim, 32}.page_bytes(), 4096);
   const int64_t longest = 64;
   o.kv_bytes = page * static_cast<size_t>(2 * g.model().n_layers * longest / 32);
-  Bench b(kSmall, o);
+  EngineBench b(kSmallGolden, o);
   for (size_t i = 0; i < b.golden.sequences.size(); ++i) b.engine.submit(b.greedy(i));
   Request big = b.greedy(0);
   big.settings.max_new_tokens = 100;
@@ -167,7 +89,7 @@ TEST_CASE("a small cache makes requests wait, not fail; one that can never fit i
 }
 
 TEST_CASE("a cache on disk waits for room as one in memory does, and changes no token", "[engine]") {
-  const Golden g(kSmall);
+  const Golden g(kSmallGolden);
   const KvLayout layout{DType::f32, g.model().n_kv_heads, g.model().head_dim, 32};
   for (const double share : {0.0, 0.5}) {
     CAPTURE(share);
@@ -181,7 +103,7 @@ TEST_CASE("a cache on disk waits for room as one in memory does, and changes no 
     o.kv->spill_fd = file.get();
     o.gpu_batch_size = 2;
     o.micro_batch_tokens = 16;
-    Bench b(kSmall, o);
+    EngineBench b(kSmallGolden, o);
     for (size_t i = 0; i < b.golden.sequences.size(); ++i) b.engine.submit(b.greedy(i));
     const Answers answers = b.run();
     for (size_t i = 0; i < b.golden.sequences.size(); ++i) CHECK(answers.at({i + 1, 0}).tokens == b.golden.sequences[i].tokens);
@@ -194,7 +116,7 @@ TEST_CASE("a cache on disk waits for room as one in memory does, and changes no 
 }
 
 TEST_CASE("requests that cannot be served say why; the others go on", "[engine]") {
-  Bench b(kSmall);
+  EngineBench b(kSmallGolden);
   Request r = b.greedy(0);
   const auto ask = [&](auto change) {
     Request x = b.greedy(0);
@@ -220,7 +142,7 @@ TEST_CASE("requests that cannot be served say why; the others go on", "[engine]"
 }
 
 TEST_CASE("a full context ends the answer; a prompt that fills it gets one token", "[engine]") {
-  Bench b(kSmall);
+  EngineBench b(kSmallGolden);
   Request r = b.greedy(0);
   r.prompt.assign(128, 5);
   r.settings.max_new_tokens = 50;
@@ -234,7 +156,7 @@ TEST_CASE("a full context ends the answer; a prompt that fills it gets one token
 }
 
 TEST_CASE("end tokens and stop strings end an answer", "[engine]") {
-  Bench b(kSmall);
+  EngineBench b(kSmallGolden);
   const auto& want = b.golden.sequences[0];
   Request r = b.greedy(0);
   r.settings.ignore_eos = false;
@@ -254,7 +176,7 @@ TEST_CASE("end tokens and stop strings end an answer", "[engine]") {
 }
 
 TEST_CASE("samples share the prompt, and depend on nothing but seed, id and number", "[engine]") {
-  const auto sampled = [](Bench& b, size_t i, int n) {
+  const auto sampled = [](EngineBench& b, size_t i, int n) {
     Request r = b.greedy(i);
     r.settings.do_sample = true;
     r.settings.seed = 7;
@@ -263,7 +185,7 @@ TEST_CASE("samples share the prompt, and depend on nothing but seed, id and numb
   };
   Answers alone;
   {
-    Bench b(kSmall);
+    EngineBench b(kSmallGolden);
     b.engine.submit(sampled(b, 1, 5));
     alone = b.run();
     const auto& g = b.golden.sequences[1];
@@ -274,10 +196,10 @@ TEST_CASE("samples share the prompt, and depend on nothing but seed, id and numb
   EngineOptions narrow;  // samples wait for places
   narrow.gpu_batch_size = 2, narrow.num_gpu_batches = 1, narrow.micro_batch_tokens = 4;
   EngineOptions tight;  // and for pages
-  const Golden g(kSmall);
+  const Golden g(kSmallGolden);
   tight.kv_bytes = 4096 * 8 * static_cast<size_t>(2 * g.model().n_layers * (2 + 1));
   for (const EngineOptions& o : {narrow, tight}) {
-    Bench b(kSmall, o);
+    EngineBench b(kSmallGolden, o);
     b.engine.submit(b.greedy(0));
     const RequestId id = b.engine.submit(sampled(b, 1, 5));
     b.engine.submit(sampled(b, 2, 3));
@@ -288,126 +210,8 @@ TEST_CASE("samples share the prompt, and depend on nothing but seed, id and numb
   }
 }
 
-TEST_CASE("a request can be cancelled at any time, and what it held comes back", "[engine]") {
-  EngineOptions o;
-  o.gpu_batch_size = 2, o.num_gpu_batches = 2;
-  for (int when = 0; when < 12; ++when) {
-    CAPTURE(when);
-    Bench b(kSmall, o);
-    Request many = b.greedy(1);
-    many.settings.do_sample = true;
-    many.settings.num_return_sequences = 6;
-    const RequestId victim = b.engine.submit(many), other = b.engine.submit(b.greedy(0));
-    Answers answers;
-    for (int steps = 0; !b.engine.idle(); ++steps) {
-      if (steps == when) b.engine.cancel(victim), b.engine.cancel(victim), b.engine.cancel(999);
-      collect(b.engine.step(), answers);
-    }
-    CHECK(answers.at({other, 0}).tokens == b.golden.sequences[0].tokens);
-    int cancelled = 0, last = 0;
-    for (int k = 0; k < 6; ++k) {
-      REQUIRE(answers.contains({victim, k}));
-      REQUIRE(answers.at({victim, k}).reason);
-      cancelled += answers.at({victim, k}).reason == FinishReason::cancelled;
-      last += answers.at({victim, k}).last;
-    }
-    CHECK(last == 1);
-    CHECK(cancelled > 0);
-    // everything is free again: as many as the block takes run at once
-    for (size_t i = 0; i < b.golden.sequences.size(); ++i) b.engine.submit(b.greedy(i));
-    CHECK(b.run().size() == b.golden.sequences.size());
-  }
-}
-
-TEST_CASE("an interrupted step leaves the engine as it was", "[engine]") {
-  Bench b(kSmall);
-  for (size_t i = 0; i < b.golden.sequences.size(); ++i) b.engine.submit(b.greedy(i));
-  std::atomic<bool> stop{false};
-  Answers answers;
-  for (int steps = 0; !b.engine.idle(); ++steps) {
-    stop = steps % 3 == 0;
-    if (stop) {
-      CHECK_FAULT(b.engine.step(&stop), Fault::interrupted, "stopped");
-    } else {
-      collect(b.engine.step(&stop), answers);
-    }
-  }
-  for (size_t i = 0; i < b.golden.sequences.size(); ++i) CHECK(answers.at({i + 1, 0}).tokens == b.golden.sequences[i].tokens);
-}
-
-TEST_CASE("a dialogue computes only what is new, and gives the tokens of the whole", "[engine]") {
-  const Golden g(kSmall);
-  const auto& first = g.sequences[0];
-  const std::vector<int32_t> second{17, 91, 333, 40};
-  std::vector<int32_t> whole;
-  {
-    Bench b(kSmall);
-    Request r = b.greedy(0);
-    r.prompt.insert(r.prompt.end(), first.tokens.begin(), first.tokens.end());
-    r.prompt.insert(r.prompt.end(), second.begin(), second.end());
-    r.settings.max_new_tokens = 10;
-    b.engine.submit(r);
-    whole = b.run().at({1, 0}).tokens;
-  }
-  Bench b(kSmall);
-  const SessionId session = b.engine.open_session();
-  Request r = b.greedy(0);
-  r.session = session;
-  b.engine.submit(r);
-  CHECK(b.run().at({1, 0}).tokens == first.tokens);
-  const uint64_t before = b.engine.statistics().tokens_computed;
-  CHECK(b.engine.session_tokens(session).size() == first.prompt_tokens.size() + first.tokens.size());
-  Request next = b.greedy(0);
-  next.session = session;
-  next.prompt = second;
-  next.settings.max_new_tokens = 10;
-  b.engine.submit(next);
-  b.engine.submit(next);  // the second waits for its turn in vain: the dialogue is busy
-  const Answers answers = b.run();
-  CHECK(answers.at({2, 0}).tokens == whole);
-  CHECK(answers.at({3, 0}).error == "the dialogue is still answering");
-  // the last token of the first answer, the new prompt, and all new tokens but the last
-  CHECK(b.engine.statistics().tokens_computed - before == 1 + second.size() + 9);
-
-  // rewound, the same again
-  b.engine.rewind_session(session, first.prompt_tokens.size() + first.tokens.size());
-  b.engine.submit(next);
-  CHECK(b.run().at({4, 0}).tokens == whole);
-
-  // full: says so, and stays usable after a rewind
-  next.prompt.assign(100, 9);
-  b.engine.submit(next);
-  CHECK_THAT(b.run().at({5, 0}).error, Catch::Contains("the context is full") && Catch::Contains("/reset"));
-  b.engine.rewind_session(session, 0);
-  r.session = session;
-  b.engine.submit(r);
-  CHECK(b.run().at({6, 0}).tokens == first.tokens);
-  b.engine.close_session(session);
-  b.engine.submit(b.greedy(1));
-  CHECK(b.run().at({7, 0}).tokens == g.sequences[1].tokens);
-  b.engine.submit(r);
-  CHECK(b.run().at({8, 0}).error == fmt::format("there is no dialogue {}", session));
-}
-
-TEST_CASE("requests may come from other threads while the engine steps", "[engine]") {
-  Bench b(kSmall);
-  std::thread other([&] {
-    for (int i = 0; i < 20; ++i) {
-      const RequestId id = b.engine.submit(b.greedy(static_cast<size_t>(i) % b.golden.sequences.size()));
-      if (i % 5 == 4) b.engine.cancel(id);
-      (void)b.engine.idle();
-    }
-  });
-  Answers answers;
-  while (answers.size() < 20 || !b.engine.idle()) collect(b.engine.step(), answers);
-  other.join();
-  int whole = 0;
-  for (const auto& [key, a] : answers) whole += a.reason == FinishReason::length;
-  CHECK(whole >= 16);
-}
-
 TEST_CASE("a block needs places", "[engine]") {
   EngineOptions o;
   o.gpu_batch_size = 0;
-  CHECK_FAULT(Bench(kSmall, o), Fault::usage, "gpu-batch-size: found 0, allowed a whole number from 1");
+  CHECK_FAULT(EngineBench(kSmallGolden, o), Fault::usage, "gpu-batch-size: found 0, allowed a whole number from 1");
 }

@@ -8,9 +8,11 @@ using namespace flexgen;
 TEST_CASE("the parts' counts become stages and tiers, and differences of them", "[engine]") {
   SweepStatistics sweep{.compute_s = 6, .cache_bytes = 1000, .hidden_bytes = 500};
   HiddenStatistics hidden{.bytes_read = 200, .bytes_written = 300, .reread = 1, .wait_disk_s = 0.5};
-  WeightStatistics weights{.loaded_bytes = 99, .streamed_bytes = 4000, .resident_bytes = 6000, .reread_blocks = 2, .wait_disk_s = 1.25, .verify_s = 0.75};
+  WeightStatistics weights{
+      .loaded_bytes = 99, .streamed_bytes = 4000, .resident_bytes = 6000, .reread_blocks = 2, .wait_disk_s = 1.25, .verify_s = 0.75};
   const KvStatistics cache{.bytes_read = 100, .bytes_written = 70, .reread_pages = 4, .wait_disk_s = 0.25, .wait_slot_s = 0.5, .verify_s = 0.25};
-  IoStatistics io{.bytes_read = 4299, .bytes_written = 300, .short_transfers = 3, .retries = 4, .busy_s = 8, .reading_s = 7, .writing_s = 2, .byte_seconds = 80};
+  IoStatistics io{
+      .bytes_read = 4299, .bytes_written = 300, .short_transfers = 3, .retries = 4, .busy_s = 8, .reading_s = 7, .writing_s = 2, .byte_seconds = 80};
   FlowStatistics f = flow_statistics(sweep, hidden, weights, cache, io);
   f.elapsed_s = 10;
   CHECK(f.wait_disk_s == 2);

@@ -25,8 +25,8 @@ std::string convert(const std::string& folder, const TempDir& dir, std::optional
 }
 
 // under a policy, with f32 in the cache; gpu-batch-size x num-gpu-batches sequences at a time
-std::vector<std::vector<int32_t>> greedy(const LanguageModel& m, ThreadPool& pool, const std::vector<testing::GoldenSequence>& sequences, Policy policy = {},
-                                         OffloadOptions options = {}) {
+std::vector<std::vector<int32_t>> greedy(const LanguageModel& m, ThreadPool& pool, const std::vector<testing::GoldenSequence>& sequences,
+                                         Policy policy = {}, OffloadOptions options = {}) {
   policy.kv_dtype = DType::f32;
   Demand demand{.sequences = policy.gpu_batch_size * policy.num_gpu_batches};
   for (const auto& s : sequences) {
@@ -85,8 +85,8 @@ TEST_CASE("tokens are the same wherever weights, cache and activations lie", "[e
       for (size_t i = 0; i < got.size(); ++i) CHECK(got[i] == g.sequences[i].tokens);
     };
     using Shares = Policy::Shares;
-    for (const Shares& shares : {Shares{{0, 1}, {0, 1}, {0, 1}}, Shares{{0, 0.5}, {0, 1}, {0, 1}}, Shares{{0, 0}, {0, 0.5}, {0, 1}}, Shares{{0, 1}, {0, 0}, {0, 1}},
-                                 Shares{{0, 0.3}, {0.2, 0}, {0, 0.5}}, Shares{{0, 0}, {0, 0}, {0, 0}}})
+    for (const Shares& shares : {Shares{{0, 1}, {0, 1}, {0, 1}}, Shares{{0, 0.5}, {0, 1}, {0, 1}}, Shares{{0, 0}, {0, 0.5}, {0, 1}},
+                                 Shares{{0, 1}, {0, 0}, {0, 1}}, Shares{{0, 0.3}, {0.2, 0}, {0, 0.5}}, Shares{{0, 0}, {0, 0}, {0, 0}}})
       for (const bool overlap : {true, false}) {
         CAPTURE(shares.weights.host, shares.cache.memory(), shares.activations.host, overlap);
         policy.shares = shares;

@@ -79,7 +79,8 @@ TEST_CASE("perplexities equal HF's on the evaluation texts", "[engine][golden]")
   CheckpointWeights weights(checkpoint, sources, 512);
   const auto expected = parse_json(read_text_file(*eval), *eval);
   for (const auto& want : expected) {
-    if (want.at("stride") == 32 || (want.at("stride") == 256 && want.at("text") == "eval-shakespeare.txt")) continue;  // minutes; `flexgen eval` shows it
+    if (want.at("stride") == 32 || (want.at("stride") == 256 && want.at("text") == "eval-shakespeare.txt"))
+      continue;  // minutes; `flexgen eval` shows it
     CAPTURE(want.dump());
     const std::vector<int32_t> tokens = tokenizer.encode(read_text_file(*texts + "/" + want.at("text").get<std::string>()));
     PerplexityOptions o;

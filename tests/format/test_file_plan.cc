@@ -24,14 +24,17 @@ TEST_CASE("blocks are whole rows, near the wanted size, and whole pages where th
 }
 
 TEST_CASE("the alignment suits the model's size", "[format]") {
-  const auto model = [](int64_t rows) { return std::vector<PlannedRecord>{{"a", {{"a.m", DType::f16, {rows, 512}}}}, {"b", {{"b.m", DType::f16, {rows, 512}}}}}; };
+  const auto model = [](int64_t rows) {
+    return std::vector<PlannedRecord>{{"a", {{"a.m", DType::f16, {rows, 512}}}}, {"b", {{"b.m", DType::f16, {rows, 512}}}}};
+  };
   CHECK(choose_alignment(model(8)) == 4096);
   CHECK(choose_alignment(model(300)) == 65536);
   CHECK(choose_alignment(model(10'000)) == 2097152);
 }
 
 TEST_CASE("a plan lays everything end to end", "[format]") {
-  const std::vector<PlannedRecord> records{{"a", {{"a.v", DType::f32, {100}}, {"a.w", DType::f16, {3}}, {"a.m", DType::f16, {5000, 512}}}}, {"b", {{"b.m", DType::f32, {3, 7}}}}};
+  const std::vector<PlannedRecord> records{{"a", {{"a.v", DType::f32, {100}}, {"a.w", DType::f16, {3}}, {"a.m", DType::f16, {5000, 512}}}},
+                                           {"b", {{"b.m", DType::f32, {3, 7}}}}};
   const FilePlan p = plan_model_file(records, 5000, 65536);
   CHECK(p.index_offset == 12288);  // header, two pages of JSON
   CHECK(p.table_offset == 16384);

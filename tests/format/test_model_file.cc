@@ -91,9 +91,10 @@ TEST_CASE("a damaged block is named with tensor, block and offset", "[format]") 
   REQUIRE(qkv->n_blocks == 2);
   auto bytes = read_block(m, qkv->first_block + 1);
   bytes[100] ^= std::byte{1};
-  CHECK_FAULT(m.verify_block(qkv->first_block + 1, bytes), Fault::damaged,
-              fmt::format("m.flex: weights damaged: tensor 'layers.0.attn.qkv.weight', rows 64 to 95, block {}, bytes {} to {} of the file: found hash ",
-                          qkv->first_block + 1, qkv->offset + 4096, qkv->offset + 6143 + 2048));
+  CHECK_FAULT(
+      m.verify_block(qkv->first_block + 1, bytes), Fault::damaged,
+      fmt::format("m.flex: weights damaged: tensor 'layers.0.attn.qkv.weight', rows 64 to 95, block {}, bytes {} to {} of the file: found hash ",
+                  qkv->first_block + 1, qkv->offset + 4096, qkv->offset + 6143 + 2048));
   // a right block at a wrong place
   CHECK_FAULT(m.verify_block(1, read_block(m, 0)), Fault::damaged, "weights damaged: tensor 'embed.tokens', rows 64 to 69, block 1");
   auto vectors = read_block(m, m.records()[1].first_block);
@@ -109,7 +110,8 @@ TEST_CASE("what is no model file is named", "[format]") {
   CHECK_FAULT(open("PK\3\4\0\0\0\0"sv), Fault::checkpoint, "found a zip archive, perhaps a PyTorch checkpoint");
   CHECK_FAULT(open("\x80\x02\x8a\x0a"sv), Fault::checkpoint, "found a pickle, perhaps a legacy PyTorch checkpoint");
   CHECK_FAULT(open("\x40\0\0\0\0\0\0\0{\"a\":"sv), Fault::checkpoint, "found a safetensors file");
-  CHECK_FAULT(open("version https://git-lfs.github.com/spec/v1\n"), Fault::checkpoint, "found a Git LFS pointer; fetch the file itself with git lfs pull");
+  CHECK_FAULT(open("version https://git-lfs.github.com/spec/v1\n"), Fault::checkpoint,
+              "found a Git LFS pointer; fetch the file itself with git lfs pull");
   CHECK_FAULT(open("<!DOCTYPE html>"), Fault::checkpoint, "found a web page; download the file again");
   CHECK_FAULT(open("hello"), Fault::checkpoint, "found an unknown format");
   CHECK_FAULT(open("\x89" "FLEX"), Fault::damaged, "m.flex: ends at byte 5 inside its header of 4,096 bytes: truncated. Copy or convert it again");
@@ -125,11 +127,13 @@ TEST_CASE("a header that cannot be is refused", "[format]") {
   CHECK_REFUSED(m.header().flags = 2, Fault::checkpoint, "flags: found 2, allowed 0");
   CHECK_REFUSED(m.header().zero[7] = 1, Fault::checkpoint, "reserved bytes of the header are used. Update flexgen");
   CHECK_REFUSED(m.header().alignment = 3, Fault::checkpoint, "alignment: found 3, allowed 4096, 65536 or 2097152");
-  CHECK_REFUSED(m.header().alignment = 65536, Fault::checkpoint, "tensor 'layers.0.attn.norm.weight': 128 bytes from byte 65,536 of the records on go beyond the 49,152 bytes there are");
+  CHECK_REFUSED(m.header().alignment = 65536, Fault::checkpoint,
+                "tensor 'layers.0.attn.norm.weight': 128 bytes from byte 65,536 of the records on go beyond the 49,152 bytes there are");
   CHECK_REFUSED(m.header().file_bytes += 4096, Fault::damaged, "has 49,152 bytes, its header says 53,248: truncated");
   CHECK_REFUSED(m.bytes() += std::string(4096, '\0'), Fault::damaged, "has 53,248 bytes, its header says 49,152: something was appended");
   CHECK_REFUSED(m.header().json.offset = 8192, Fault::checkpoint, "JSON description offset: found 8192, allowed 4096");
-  CHECK_REFUSED(m.header().json.bytes = UINT64_MAX, Fault::checkpoint, "JSON description: found 18,446,744,073,709,551,615 bytes, allowed 67,108,864");
+  CHECK_REFUSED(m.header().json.bytes = UINT64_MAX, Fault::checkpoint,
+                "JSON description: found 18,446,744,073,709,551,615 bytes, allowed 67,108,864");
   CHECK_REFUSED(m.header().json.bytes = 50000, Fault::checkpoint, "JSON description: 50000 bytes at offset 4096 go beyond the file's 49152 bytes");
   CHECK_REFUSED(m.header().index.bytes += 128, Fault::checkpoint, "tensor index bytes: found 1408, allowed 1280");
   CHECK_REFUSED(m.header().n_tensors = UINT32_MAX, Fault::checkpoint, "tensor index bytes: found 1280, allowed 549755814144");
@@ -146,10 +150,13 @@ TEST_CASE("an index that cannot be is refused", "[format]") {
   CHECK_REFUSED(m.tensor(2).dims[1] = 5, Fault::checkpoint, "tensor 'layers.0.attn.norm.weight': second dimension of a vector: found 5, allowed 0");
   CHECK_REFUSED(m.tensor(0).record = 1, Fault::checkpoint, "tensor 'embed.tokens': record: found 1, allowed 0");
   CHECK_REFUSED(m.tensor(0).dims[0] = 0, Fault::checkpoint, "tensor 'embed.tokens': found shape [0, 32], allowed dimensions of at least 1");
-  CHECK_REFUSED(m.tensor(0).dims[0] = UINT64_MAX, Fault::checkpoint, "tensor 'embed.tokens': size: found 18446744073709551615, allowed less than 2^63");
-  CHECK_REFUSED(m.tensor(0).dims[0] = uint64_t{1} << 40, Fault::checkpoint, "tensor 'embed.tokens': 17179869184 blocks after 0 others are more than the 8 there are");
+  CHECK_REFUSED(m.tensor(0).dims[0] = UINT64_MAX, Fault::checkpoint,
+                "tensor 'embed.tokens': size: found 18446744073709551615, allowed less than 2^63");
+  CHECK_REFUSED(m.tensor(0).dims[0] = uint64_t{1} << 40, Fault::checkpoint,
+                "tensor 'embed.tokens': 17179869184 blocks after 0 others are more than the 8 there are");
   CHECK_REFUSED(m.tensor(2).dims[0] = INT64_MAX, Fault::checkpoint, "tensor 'layers.0.attn.norm.weight': 9223372036854775807 x 4 overflows 64 bits");
-  CHECK_REFUSED(m.tensor(0).dims[1] = 1 << 20, Fault::checkpoint, "tensor 'embed.tokens': 2,097,152 bytes from byte 0 of the records on go beyond the 49,152 bytes there are");
+  CHECK_REFUSED(m.tensor(0).dims[1] = 1 << 20, Fault::checkpoint,
+                "tensor 'embed.tokens': 2,097,152 bytes from byte 0 of the records on go beyond the 49,152 bytes there are");
   CHECK_REFUSED(m.tensor(0).rows_per_block = 0, Fault::checkpoint, "tensor 'embed.tokens': found 0 rows per block, allowed 1 to 70");
   CHECK_REFUSED(m.tensor(0).rows_per_block = 71, Fault::checkpoint, "tensor 'embed.tokens': found 71 rows per block, allowed 1 to 70");
   CHECK_REFUSED(m.tensor(2).rows_per_block = 1, Fault::checkpoint, "tensor 'layers.0.attn.norm.weight': a vector has 1 rows per block, allowed 0");
@@ -158,7 +165,8 @@ TEST_CASE("an index that cannot be is refused", "[format]") {
   CHECK_REFUSED(m.tensor(0).bytes = 4480, Fault::checkpoint, "tensor 'embed.tokens': bytes: found 4480, allowed 8192");
   CHECK_REFUSED(m.tensor(1).first_block = 0, Fault::checkpoint, "tensor 'embed.positions': first block: found 0, allowed 2");
   CHECK_REFUSED(set_name(m.tensor(1).name, "embed.tokens"), Fault::checkpoint, "tensor 'embed.tokens' is listed twice");
-  CHECK_REFUSED(set_name(m.tensor(0).name, "a\x1b[31m"), Fault::checkpoint, "tensor name: found 'a\\x1b[31m', allowed 1 to 63 of a-z, 0-9, '.' and '_'");
+  CHECK_REFUSED(set_name(m.tensor(0).name, "a\x1b[31m"), Fault::checkpoint,
+                "tensor name: found 'a\\x1b[31m', allowed 1 to 63 of a-z, 0-9, '.' and '_'");
   CHECK_REFUSED(set_name(m.tensor(0).name, ""), Fault::checkpoint, "tensor name: found '', allowed");
   CHECK_REFUSED(m.tensor(0).name.fill('a'), Fault::checkpoint, "name field: found 'aaaa");
   CHECK_REFUSED(m.tensor(0).name[40] = 'x', Fault::checkpoint, "name field: found 'embed.tokens\\x00");
@@ -171,7 +179,8 @@ TEST_CASE("an index that cannot be is refused", "[format]") {
   CHECK_REFUSED(m.record(0).n_tensors = 0, Fault::checkpoint, "record 'embed' has no tensors");
   CHECK_REFUSED(m.record(2).n_tensors = 7, Fault::checkpoint, "record 'head': 7 tensors after 6 others are more than the 7 there are");
   CHECK_REFUSED(m.record(2).n_tensors = 0, Fault::checkpoint, "1 tensors belong to no record");
-  CHECK_REFUSED(std::swap(m.tensor(3), m.tensor(4)), Fault::checkpoint, "tensor 'layers.0.attn.norm.bias': a vector follows a matrix; vectors come first in their record");
+  CHECK_REFUSED(std::swap(m.tensor(3), m.tensor(4)), Fault::checkpoint,
+                "tensor 'layers.0.attn.norm.bias': a vector follows a matrix; vectors come first in their record");
 }
 
 TEST_CASE("a description that cannot be is refused", "[format]") {
@@ -180,6 +189,7 @@ TEST_CASE("a description that cannot be is refused", "[format]") {
   CHECK_REFUSED(m.set_json("{}"), Fault::checkpoint, "JSON description: 'model' must be an object");
   CHECK_REFUSED(m.set_json(R"({"model":[]})"), Fault::checkpoint, "JSON description: 'model' must be an object");
   CHECK_REFUSED(m.set_json(R"({"model":{},"generation":1})"), Fault::checkpoint, "JSON description: 'generation' must be an object");
-  CHECK_REFUSED(m.set_json(R"({"model":{},"tokenizer":{"vocab.json":[]}})"), Fault::checkpoint, "JSON description: tokenizer file 'vocab.json' must be text");
+  CHECK_REFUSED(m.set_json(R"({"model":{},"tokenizer":{"vocab.json":[]}})"), Fault::checkpoint,
+                "JSON description: tokenizer file 'vocab.json' must be text");
   CHECK_REFUSED(m.set_json(R"({"model":{},"model":{}})"), Fault::checkpoint, "JSON description: key 'model' is given twice");
 }

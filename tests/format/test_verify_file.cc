@@ -57,7 +57,8 @@ TEST_CASE("every flipped bit and every other length of a file is noticed", "[for
     } catch (const Error&) {}
   }
   CHECK(missed == 0);
-  for (const size_t more : {1, 512, 4096, 65536}) CHECK_FAULT(ModelImage(bytes + std::string(more, '\0')).open(), Fault::damaged, "something was appended");
+  for (const size_t more : {1, 512, 4096, 65536})
+    CHECK_FAULT(ModelImage(bytes + std::string(more, '\0')).open(), Fault::damaged, "something was appended");
 }
 
 TEST_CASE("padding between records is held against zero", "[format]") {

@@ -38,7 +38,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (const TimelineRow& row : t.rows)
       for (size_t i = 0; i < row.events.size(); ++i) {
         const TimelineEvent& e = row.events[i];
-        if (e.start_ns > e.end_ns || e.end_ns > t.end_ns || e.name >= t.names.size() || (i > 0 && e.start_ns < row.events[i - 1].end_ns)) std::abort();
+        if (e.start_ns > e.end_ns || e.end_ns > t.end_ns || e.name >= t.names.size() || (i > 0 && e.start_ns < row.events[i - 1].end_ns))
+          std::abort();
       }
     use(t, {0, t.end_ns});
     use(t, {t.end_ns / 3, t.end_ns / 2 + 1});

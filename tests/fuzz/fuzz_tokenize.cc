@@ -20,7 +20,8 @@ const Tokenizer& tokenizer() {
   static const Tokenizer made = [] {
     nlohmann::json vocab, merges = nlohmann::json::array(), added = nlohmann::json::array();
     for (unsigned b = 0; b < 256; ++b) vocab[flexgen::byte_to_character(static_cast<uint8_t>(b))] = b;
-    for (const char* pair : {"t h", "th e", "\xC4\xA0 th", "\xC4\xA0th e", "a a", "aa aa", "aaaa aa", "< /", "</ s", "\xC4\xA0 \xC4\xA0", "\xC3\xA6 \xC4\xB9", "\xC3\xAF \xC2\xBF"}) {
+    for (const char* pair : {"t h", "th e", "\xC4\xA0 th", "\xC4\xA0th e", "a a", "aa aa", "aaaa aa", "< /", "</ s", "\xC4\xA0 \xC4\xA0",
+                             "\xC3\xA6 \xC4\xB9", "\xC3\xAF \xC2\xBF"}) {
       merges.push_back(pair);
       std::string joined = pair;
       joined.erase(joined.find(' '), 1);
@@ -30,7 +31,8 @@ const Tokenizer& tokenizer() {
       added.push_back({{"id", vocab.size() + added.size()}, {"content", content}, {"special", special}, {"normalized", false}});
       if (*flag) added.back()[flag] = true;
     };
-    add("</s>", true, ""), add("<pad>", true, "normalized"), add("[L]", false, "lstrip"), add("[R]", true, "rstrip"), add("word", false, "single_word"), add("[L]x", false, "");
+    add("</s>", true, ""), add("<pad>", true, "normalized"), add("[L]", false, "lstrip"), add("[R]", true, "rstrip"),
+        add("word", false, "single_word"), add("[L]x", false, "");
     const nlohmann::json root = {{"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", merges}}}, {"added_tokens", added},
                                  {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}}}, {"decoder", {{"type", "ByteLevel"}}}};
     return Tokenizer::from_files({{"tokenizer.json", root.dump()}}, "fuzz");

@@ -8,7 +8,8 @@ using Kind = FaultRule::Kind;
 
 TEST_CASE("a list of faults is understood", "[io]") {
   CHECK(parse_fault_spec("").rules.empty());
-  const FaultSpec s = parse_fault_spec("short=0.01,eagain=1,read:eio@7,write:eintr@2+,enospc=0.5,delay=0.001:50ms,write:delay@3+:1.5s,flip@1,misdirect=0,seed=9,reorder=4");
+  const FaultSpec s = parse_fault_spec(
+      "short=0.01,eagain=1,read:eio@7,write:eintr@2+,enospc=0.5,delay=0.001:50ms,write:delay@3+:1.5s,flip@1,misdirect=0,seed=9,reorder=4");
   CHECK(s.seed == 9);
   CHECK(s.reorder == 4);
   REQUIRE(s.rules.size() == 9);

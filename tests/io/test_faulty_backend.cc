@@ -130,7 +130,8 @@ TEST_CASE("results come in another order than they were asked for", "[io]") {
 }
 
 TEST_CASE("through the engine the same bytes arrive whatever goes wrong in passing", "[io]") {
-  const auto* const faults = GENERATE("short=0.3,eagain=0.2,eintr=0.2", "eio@3,short@5,eagain@7", "delay=0.05:2ms,reorder=5,short=0.1", "short=0.01,eagain=0.01,delay=0.001:50ms");
+  const auto* const faults = GENERATE("short=0.3,eagain=0.2,eintr=0.2", "eio@3,short@5,eagain@7", "delay=0.05:2ms,reorder=5,short=0.1",
+                                      "short=0.01,eagain=0.01,delay=0.001:50ms");
   CAPTURE(faults);
   const testing::TempDir dir;
   const std::string content = testing::random_bytes(12_MiB + 4096);

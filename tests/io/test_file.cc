@@ -95,7 +95,8 @@ TEST_CASE("writes are whole and land at their offsets", "[io]") {
 
 TEST_CASE("a full disk is told apart from other failures", "[io]") {
   const File full(Fd(::open("/dev/full", O_WRONLY | O_CLOEXEC)), "/dev/full", 0);
-  CHECK_FAULT(full.write(0, std::as_bytes(std::span("x", 1))), Fault::space, "/dev/full: writing 1 bytes at offset 0 failed: No space left on device");
+  CHECK_FAULT(full.write(0, std::as_bytes(std::span("x", 1))), Fault::space,
+              "/dev/full: writing 1 bytes at offset 0 failed: No space left on device");
 
   const testing::TempDir dir;
   const File read_only = File::open(dir.write("f", "x"));

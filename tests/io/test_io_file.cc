@@ -72,7 +72,8 @@ TEST_CASE("a folder without room or without files is told", "[io]") {
   const testing::TempDir dir;
   CHECK_FAULT(SpillFile::create(dir.path(), uint64_t{1} << 61), Fault::space, ": the file for the cache needs 2048 PiB: found ");
   CHECK_FAULT(SpillFile::create(dir.path(), uint64_t{1} << 61), Fault::space, dir.path() + ": ");
-  CHECK_FAULT(SpillFile::create(dir.path(), uint64_t{1} << 61), Fault::space, " free, allowed at least that. Choose another folder or a smaller cache on disk");
+  CHECK_FAULT(SpillFile::create(dir.path(), uint64_t{1} << 61), Fault::space,
+              " free, allowed at least that. Choose another folder or a smaller cache on disk");
   CHECK_FAULT(SpillFile::create(dir / "none", 4096), Fault::io, "none: no file for the cache can be made in this folder: No such file or directory");
   CHECK_FAULT(SpillFile::create(dir.write("file", "x"), 4096), Fault::io, "file: no file for the cache can be made in this folder: Not a directory");
   CHECK_FAULT(SpillFile::create(dir.path(), 0), Fault::internal, "a file of 0 bytes");
@@ -85,7 +86,8 @@ TEST_CASE("a full disk is told with what is free on it", "[io]") {
     return;
   }
   CHECK(SpillFile::create(dir.path(), 512_KiB).size() == 512_KiB);
-  CHECK_FAULT(SpillFile::create(dir.path(), 3_MiB), Fault::space, ": the file for the cache needs 3.00 MiB: found 1.00 MiB free, allowed at least that");
+  CHECK_FAULT(SpillFile::create(dir.path(), 3_MiB), Fault::space,
+              ": the file for the cache needs 3.00 MiB: found 1.00 MiB free, allowed at least that");
   CHECK(::umount(dir.path().c_str()) == 0);
 }
 
@@ -106,7 +108,8 @@ TEST_CASE("a model file that changes while in use is told", "[io]") {
   REQUIRE(::utimensat(AT_FDCWD, second.c_str(), times, 0) == 0);
   CHECK_FAULT(touched.check_unchanged(), Fault::damaged, "second: changed while in use: found another time of modification than when it was opened");
   REQUIRE(::truncate(second.c_str(), 4096) == 0);
-  CHECK_FAULT(touched.check_unchanged(), Fault::damaged, "second: changed while in use: found 4,096 bytes, allowed 8,192 as when it was opened. Start again");
+  CHECK_FAULT(touched.check_unchanged(), Fault::damaged,
+              "second: changed while in use: found 4,096 bytes, allowed 8,192 as when it was opened. Start again");
 }
 
 TEST_CASE("identities of two files differ", "[io]") {

@@ -17,7 +17,8 @@ namespace {
 
 // From here on this process gets that error from a system call. false: filters are not allowed either. Unused under tsan
 [[maybe_unused]] bool forbid(long call, int error) {
-  sock_filter program[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(call), 0, 1),
+  sock_filter program[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+                           BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(call), 0, 1),
                            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | static_cast<uint32_t>(error)), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
   const sock_fprog filter{4, program};
   return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
@@ -116,7 +117,8 @@ TEST_CASE("an engine with requests in flight ends after them, faults or not", "[
   {
     const auto engine = make_io_engine({.engine = name, .faults = parse_fault_spec("delay=0.1:5ms,eagain=0.05,short=0.1,reorder=3")});
     std::vector<IoRequest> requests;
-    for (size_t i = 0; i < tickets.size(); ++i) requests.push_back({IoRequest::Op::read, fd.get(), i * 65536, buffer.data() + i * 65536, 65536, &tickets[i]});
+    for (size_t i = 0; i < tickets.size(); ++i)
+      requests.push_back({IoRequest::Op::read, fd.get(), i * 65536, buffer.data() + i * 65536, 65536, &tickets[i]});
     engine->submit(requests);
   }
   for (const IoTicket& t : tickets) CHECK((t.done() && t.error() == 0));

@@ -49,7 +49,9 @@ struct Scripted {
   }
   ~Scripted() { device->end_all(); }
 
-  IoRequest read(size_t bytes, IoTicket& ticket, uint64_t offset = 0) { return {IoRequest::Op::read, fd, offset, memory.data() + offset, bytes, &ticket}; }
+  IoRequest read(size_t bytes, IoTicket& ticket, uint64_t offset = 0) {
+    return {IoRequest::Op::read, fd, offset, memory.data() + offset, bytes, &ticket};
+  }
   IoRequest write(size_t bytes, IoTicket& ticket) { return {IoRequest::Op::write, fd, 0, memory.data(), bytes, &ticket}; }
 
   testing::TempDir dir;

@@ -21,7 +21,8 @@ std::vector<std::byte> rows_of(const ModelFile& m, const FileTensor& t, int64_t 
   std::vector<std::byte> out(static_cast<size_t>(rows) * row_bytes);
   for (int64_t r = first; r < first + rows; ++r) {
     const uint64_t at = t.is_vector() ? t.offset + static_cast<uint64_t>(r) * row_bytes
-                                      : m.blocks()[t.first_block + static_cast<size_t>(r / t.rows_per_block)].offset + static_cast<uint64_t>(r % t.rows_per_block) * row_bytes;
+                                      : m.blocks()[t.first_block + static_cast<size_t>(r / t.rows_per_block)].offset +
+                                            static_cast<uint64_t>(r % t.rows_per_block) * row_bytes;
     m.file().read(at, std::span(out).subspan(static_cast<size_t>(r - first) * row_bytes, row_bytes));
   }
   return out;
@@ -180,14 +181,17 @@ TEST_CASE("a damaged storage of a PyTorch archive is noticed, and nothing appear
   file.write(fc2->offset + 777, std::span(&b, 1));
   for (const auto dtype : {std::optional<DType>{}, std::optional{DType::f32}}) {
     Conversion damaged(dir.path(), {}, dtype, "test");
-    CHECK_FAULT(damaged.write(dir / "m.flex", {}), Fault::damaged, "pytorch_model.bin: tensor 'model.decoder.layers.1.fc2.weight' is damaged: found CRC ");
+    CHECK_FAULT(damaged.write(dir / "m.flex", {}), Fault::damaged,
+                "pytorch_model.bin: tensor 'model.decoder.layers.1.fc2.weight' is damaged: found CRC ");
     CHECK_FALSE(fs::exists(dir / "m.flex"));
   }
 }
 
 TEST_CASE("a folder that cannot be converted says why", "[model]") {
   const testing::TempDir dir;
-  const auto open = [&](const std::string& folder, const std::map<std::string, std::string>& tokenizer = {}) { return Conversion(folder, tokenizer, {}, "test").total_bytes(); };
+  const auto open = [&](const std::string& folder, const std::map<std::string, std::string>& tokenizer = {}) {
+    return Conversion(folder, tokenizer, {}, "test").total_bytes();
+  };
   CHECK_FAULT(open(dir / "none"), Fault::io, "none: the folder does not exist or may not be read");
   CHECK_FAULT(open(dir.write("file", "x")), Fault::usage, "file: found a file, allowed a HuggingFace folder with config.json and weights");
   CHECK_FAULT(open(dir.path()), Fault::checkpoint, ": config.json is missing. Give the HuggingFace folder that holds config.json and weights");

@@ -19,7 +19,8 @@ nlohmann::json changed(const char* key, nlohmann::json value) {
 
 ModelDescription tiny_description() {
   ModelDescription m;
-  m.n_layers = 1, m.width = 8, m.ffn = 16, m.n_heads = m.n_kv_heads = 2, m.head_dim = 4, m.vocab = 10, m.embed_width = 8, m.max_positions = 6, m.position_offset = 2;
+  m.n_layers = 1, m.width = 8, m.ffn = 16, m.n_heads = m.n_kv_heads = 2, m.head_dim = 4, m.vocab = 10, m.embed_width = 8, m.max_positions = 6,
+  m.position_offset = 2;
   return m;
 }
 
@@ -54,7 +55,9 @@ TEST_CASE("a description survives JSON", "[model]") {
 }
 
 TEST_CASE("a description that cannot be is refused", "[model]") {
-  const auto refuse = [](const nlohmann::json& j, const char* message) { CHECK_FAULT(description_from_json(j, "m.flex: model"), Fault::checkpoint, message); };
+  const auto refuse = [](const nlohmann::json& j, const char* message) {
+    CHECK_FAULT(description_from_json(j, "m.flex: model"), Fault::checkpoint, message);
+  };
   refuse(changed("family", "bloom"), "m.flex: model: family: found 'bloom', allowed opt");
   refuse(changed("n_layers", 0), "m.flex: model: n_layers: found 0, allowed a whole number from 1 to 100000");
   refuse(changed("n_layers", 1.5), "n_layers: found 1.5");
@@ -90,10 +93,12 @@ TEST_CASE("a file must hold exactly what its description asks for", "[model]") {
   CHECK_FAULT(stored_description(write(other, planned(m))), Fault::checkpoint, "records: found 4, the model description asks for 50000 layers of 2");
   other = m;
   other.bias = false;
-  CHECK_FAULT(stored_description(write(other, planned(m))), Fault::checkpoint, "record 'layers.0.attn': found 6 tensors, the model description asks for 4");
+  CHECK_FAULT(stored_description(write(other, planned(m))), Fault::checkpoint,
+              "record 'layers.0.attn': found 6 tensors, the model description asks for 4");
   auto swapped = planned(m);
   std::swap(swapped[1], swapped[2]);
-  CHECK_FAULT(stored_description(write(m, swapped)), Fault::checkpoint, "record 1: found 'layers.0.mlp', the model description asks for 'layers.0.attn'");
+  CHECK_FAULT(stored_description(write(m, swapped)), Fault::checkpoint,
+              "record 1: found 'layers.0.mlp', the model description asks for 'layers.0.attn'");
   swapped = planned(m);
   std::swap(swapped[1].tensors[0], swapped[1].tensors[1]);
   CHECK_FAULT(stored_description(write(m, swapped)), Fault::checkpoint,

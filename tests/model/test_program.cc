@@ -11,7 +11,8 @@ namespace {
 
 ModelDescription model(NormPlace norm, int64_t embed_width, bool tied) {
   ModelDescription m;
-  m.n_layers = 2, m.width = 64, m.ffn = 256, m.n_heads = m.n_kv_heads = 4, m.head_dim = 16, m.vocab = 100, m.embed_width = embed_width, m.max_positions = 32;
+  m.n_layers = 2, m.width = 64, m.ffn = 256, m.n_heads = m.n_kv_heads = 4, m.head_dim = 16, m.vocab = 100, m.embed_width = embed_width,
+  m.max_positions = 32;
   m.position_offset = 2, m.norm = norm, m.final_norm = norm == NormPlace::pre, m.tied_head = tied;
   return m;
 }

@@ -115,7 +115,8 @@ TEST_CASE("attention agrees with the reference and with the contract's bits on e
   Random random(21);
   ThreadPool pool(3);
   struct Shape { int64_t heads, kv_heads, d, page; };
-  const Shape shapes[] = {{2, 2, 64, 32}, {3, 3, 80, 64}, {2, 1, 32, 32}, {4, 2, 128, 96}, {1, 1, 256, 32}, {2, 2, 5, 32}, {3, 1, 100, 64}, {40, 2, 16, 32}};
+  const Shape shapes[] = {{2, 2, 64, 32},  {3, 3, 80, 64}, {2, 1, 32, 32},  {4, 2, 128, 96},
+                          {1, 1, 256, 32}, {2, 2, 5, 32},  {3, 1, 100, 64}, {40, 2, 16, 32}};
   for (DType dtype : {DType::f32, DType::f16})
     for (const Shape& s : shapes) {
       const int64_t n = random.between(40, 110);

@@ -61,7 +61,8 @@ Part part_of(PartedSequence& s, const Backend& b, PositionRange range) {
     k.push_back(there ? span.k_pages[page] : nullptr), v.push_back(there ? span.v_pages[page] : nullptr);
   }
   span.k_pages = k.data(), span.v_pages = v.data();
-  attention_partial(b, {s.q.view(), part.o.view(), part.maximum.view(), part.sum.view(), s.n_heads, s.scale(), s.layout, {&span, 1}, {&range, 1}}, {&s.pool});
+  attention_partial(b, {s.q.view(), part.o.view(), part.maximum.view(), part.sum.view(), s.n_heads, s.scale(), s.layout, {&span, 1}, {&range, 1}},
+                    {&s.pool});
   CHECK(part.o.intact());
   CHECK(part.maximum.intact());
   CHECK(part.sum.intact());
@@ -150,8 +151,10 @@ TEST_CASE("attention_partial refuses ranges and results that contradict its oper
   float f[64] = {};
   const KvSpan span{0, 1, 0, reinterpret_cast<std::byte* const*>(f), reinterpret_cast<std::byte* const*>(f)};
   const auto run = [&](std::vector<PositionRange> ranges, int64_t heads, int64_t stride) {
-    attention_partial(backend("ref"), {{f, 1, 4, 4}, {f + 8, 1, 4, 4}, {f + 16, 1, heads, heads}, {f + 24, 1, heads, stride}, 2, 1, {DType::f32, 2, 2, 32}, {&span, 1}, ranges},
-                      {&pool});
+    attention_partial(
+        backend("ref"),
+        {{f, 1, 4, 4}, {f + 8, 1, 4, 4}, {f + 16, 1, heads, heads}, {f + 24, 1, heads, stride}, 2, 1, {DType::f32, 2, 2, 32}, {&span, 1}, ranges},
+        {&pool});
   };
   CHECK_FAULT(run({}, 2, 2), Fault::internal, "0 ranges for 1 spans");
   CHECK_FAULT(run({{16, 64}}, 2, 2), Fault::internal, "positions [16, 64)");
@@ -159,6 +162,6 @@ TEST_CASE("attention_partial refuses ranges and results that contradict its oper
   CHECK_FAULT(run({{0, 32}}, 1, 1), Fault::internal, "maximum 1 x 1, stride 1, sum 1 x 1, stride 1, 1 tokens, 2 heads");
   CHECK_FAULT(run({{0, 32}}, 2, 3), Fault::internal, "sum 1 x 2, stride 3");
   float a[2] = {}, b[4] = {}, m[2] = {};
-  CHECK_FAULT(merge(AttentionPartials{{a, 1, 2, 2}, {m, 1, 1, 1}, {m, 1, 1, 1}}, AttentionPartials{{b, 1, 4, 4}, {m, 1, 1, 1}, {m, 1, 1, 1}}, 2), Fault::internal,
-              "parts of 1 x 2 and 1 x 4, 1 heads of 2");
+  CHECK_FAULT(merge(AttentionPartials{{a, 1, 2, 2}, {m, 1, 1, 1}, {m, 1, 1, 1}}, AttentionPartials{{b, 1, 4, 4}, {m, 1, 1, 1}, {m, 1, 1, 1}}, 2),
+              Fault::internal, "parts of 1 x 2 and 1 x 4, 1 heads of 2");
 }

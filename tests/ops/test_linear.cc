@@ -63,7 +63,9 @@ struct Problem {
     const auto row = static_cast<int64_t>(i) / n, col = static_cast<int64_t>(i) % n;
     double sum = with_bias ? std::abs(static_cast<double>(bias[static_cast<size_t>(col)])) : 0.0;
     for (int64_t e = 0; e < k; ++e) sum += std::abs(static_cast<double>(x.view().row(row)[e]) * static_cast<double>(w.at(col, e)));
-    return {1.13 * (static_cast<double>(k) / 16 + 8) * 0x1p-24 * sum + (accumulate ? std::abs(static_cast<double>(before[i])) * 0x1p-24 : 0.0) + 0x1p-149, 0x1p-22};
+    return {
+        1.13 * (static_cast<double>(k) / 16 + 8) * 0x1p-24 * sum + (accumulate ? std::abs(static_cast<double>(before[i])) * 0x1p-24 : 0.0) + 0x1p-149,
+        0x1p-22};
   }
 };
 

@@ -34,8 +34,10 @@ TEST_CASE("operations refuse operands that contradict each other", "[ops]") {
   CHECK_FAULT(embed(b, {{&id, 1}, {DType::f32, 4, 3, good}, {f + 32, 1, 3, 3}, false}, {&pool}), Fault::internal, "id 4 of 4 rows");
   const int32_t last = 3;
   const RowBlock some{reinterpret_cast<const std::byte*>(f), 0, 2};
-  CHECK_FAULT(embed(b, {{&last, 1}, {DType::f32, 4, 3, {&some, 1}}, {f + 32, 1, 3, 3}, false}, {&pool}), Fault::internal, "row 3 of 4 is in no block");
-  CHECK_FAULT(attention(b, {{f, 1, 6, 6}, {f + 32, 1, 6, 6}, 3, 1, {DType::f32, 2, 2, 32}, {}}, {&pool}), Fault::internal, "3 query heads, 2 KV heads");
+  CHECK_FAULT(embed(b, {{&last, 1}, {DType::f32, 4, 3, {&some, 1}}, {f + 32, 1, 3, 3}, false}, {&pool}), Fault::internal,
+              "row 3 of 4 is in no block");
+  CHECK_FAULT(attention(b, {{f, 1, 6, 6}, {f + 32, 1, 6, 6}, 3, 1, {DType::f32, 2, 2, 32}, {}}, {&pool}), Fault::internal,
+              "3 query heads, 2 KV heads");
   CHECK_FAULT(attention(b, {{f, 1, 4, 4}, {f + 32, 1, 4, 4}, 2, 1, {DType::f32, 2, 2, 33}, {}}, {&pool}), Fault::internal, "pages of 33 tokens");
   CHECK_FAULT(attention(b, {{f, 1, 4, 4}, {f + 32, 1, 4, 4}, 2, 1, {DType::bf16, 2, 2, 32}, {}}, {&pool}), Fault::internal, "cache in bf16");
   const KvSpan span{1, 1, 0, nullptr, nullptr};

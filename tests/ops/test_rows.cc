@@ -60,7 +60,9 @@ TEST_CASE("layer_norm agrees with the reference and the contract's bits on every
         CHECK(difference(y.values(), ref, [&](size_t i) {
                 const float* row = x.view().row(static_cast<int64_t>(i) / e);
                 double mean = 0, size = 0, variance = 0;
-                for (int64_t k = 0; k < e; ++k) mean += static_cast<double>(row[k]) / static_cast<double>(e), size += std::abs(static_cast<double>(row[k])) / static_cast<double>(e);
+                for (int64_t k = 0; k < e; ++k)
+                  mean += static_cast<double>(row[k]) / static_cast<double>(e),
+                      size += std::abs(static_cast<double>(row[k])) / static_cast<double>(e);
                 for (int64_t k = 0; k < e; ++k) variance += std::pow(static_cast<double>(row[k]) - mean, 2) / static_cast<double>(e);
                 const double unit = (static_cast<double>(e) / 16 + 8) * 0x1p-24;
                 const double gain = (g ? std::abs(static_cast<double>(g[static_cast<int64_t>(i) % e])) : 1.0) / std::sqrt(variance + 1e-5);
@@ -68,7 +70,9 @@ TEST_CASE("layer_norm agrees with the reference and the contract's bits on every
                 const double d = std::abs(static_cast<double>(row[static_cast<int64_t>(i) % e]) - mean);
                 // error of the mean moves x - mean, and (squared) the variance
                 const double shift = unit * size;
-                return Tolerance{gain * (shift * (1 + d * (shift + 2 * unit * std::sqrt(variance)) / (variance + 1e-5)) + d * 2 * unit) + offset * 0x1p-24 + 0x1p-149, 0x1p-22};
+                return Tolerance{gain * (shift * (1 + d * (shift + 2 * unit * std::sqrt(variance)) / (variance + 1e-5)) + d * 2 * unit) +
+                                     offset * 0x1p-24 + 0x1p-149,
+                                 0x1p-22};
               }) == "");
         // in place gives the same
         GuardedMatrix same = GuardedMatrix::output(t, e);

@@ -26,7 +26,8 @@ TEST_CASE("made-up content is the same for the same seed, wherever it lies", "[r
         last = v.last;
         for (const KvSpan& s : v.spans)
           for (int64_t p = 0; p < div_up(n, kPage); ++p)
-            for (std::byte* const* pages : {s.k_pages, s.v_pages}) values.insert(values.end(), reinterpret_cast<float*>(pages[p]), reinterpret_cast<float*>(pages[p]) + 1024);
+            for (std::byte* const* pages : {s.k_pages, s.v_pages})
+              values.insert(values.end(), reinterpret_cast<float*>(pages[p]), reinterpret_cast<float*>(pages[p]) + 1024);
       }
     store.end_sweep();
     return values;

@@ -109,7 +109,8 @@ TEST_CASE("whichever request fails once, the store goes on; where all fail, it e
         } catch (const Error& e) {
           failed = true;
           CHECK(e.fault() == Fault::io);
-          CHECK_THAT(e.what(), Catch::Contains("/spill/file: ") && Catch::Contains(" at offset ") && Catch::Contains(": Input/output error. Check the disk"));
+          CHECK_THAT(e.what(),
+                     Catch::Contains("/spill/file: ") && Catch::Contains(" at offset ") && Catch::Contains(": Input/output error. Check the disk"));
         }
         failures += failed;  // not each: a page that was not written stays in memory, and may never be read again
         // pages that could not be written are still in memory: what is committed is whole
@@ -130,7 +131,8 @@ TEST_CASE("pages that a full disk refuses stay in memory", "[runtime]") {
   c.sweep({{a, 96}});
   c.store.settle();
   disk.io.set_faults({.fail_from = 0, .fail_until = INT64_MAX, .error = ENOSPC});
-  CHECK_FAULT(c.sweep({{a, 1}}), Fault::io, "/spill/file: reading K of positions 0 to 31 of sequence 1 in layer 0 at offset 0: No space left on device");
+  CHECK_FAULT(c.sweep({{a, 1}}), Fault::io,
+              "/spill/file: reading K of positions 0 to 31 of sequence 1 in layer 0 at offset 0: No space left on device");
   disk.io.set_faults({});
   const SequenceId b = c.create();
   c.sweep({{b, 1}});

@@ -128,7 +128,8 @@ TEST_CASE("every position keeps what was written, wherever pages lie and however
       Cache c(o);
       life(c);
       const KvStatistics k = c.store.statistics();
-      if (s.frames >= 400 && s.share < 1) CHECK(std::abs(static_cast<double>(k.full_pages_in_memory) - s.share * static_cast<double>(k.full_pages)) < 3);
+      if (s.frames >= 400 && s.share < 1)
+        CHECK(std::abs(static_cast<double>(k.full_pages_in_memory) - s.share * static_cast<double>(k.full_pages)) < 3);
       if (s.share < 1) CHECK(k.bytes_read > 0);
       if (s.frames == 400 && s.share == 1) CHECK(k.bytes_written == 0);
       CHECK(k.reread_pages == 0);

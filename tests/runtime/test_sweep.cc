@@ -23,8 +23,8 @@ struct Shape3 {
 };
 
 // logits of every position of every sequence, [n_tok, V] each
-std::vector<std::vector<float>> all_logits(const Golden& g, const std::vector<GoldenSequence>& sequences, const Backend& backend, int threads, Shape3 shape,
-                                           KvOptions kv, SweepOptions options = {}, int64_t block_rows = 48) {
+std::vector<std::vector<float>> all_logits(const Golden& g, const std::vector<GoldenSequence>& sequences, const Backend& backend, int threads,
+                                           Shape3 shape, KvOptions kv, SweepOptions options = {}, int64_t block_rows = 48) {
   ThreadPool pool(threads);
   CheckpointWeights weights(g.checkpoint, g.sources, block_rows);
   kv.pool = &pool;
@@ -60,8 +60,9 @@ std::vector<std::vector<float>> all_logits(const Golden& g, const std::vector<Go
   return out;
 }
 
-std::vector<std::vector<float>> all_logits(const Golden& g, const std::vector<GoldenSequence>& sequences, const Backend& backend, int threads, Shape3 shape,
-                                           DType kv = DType::f32, int64_t page_tokens = 32, SweepOptions options = {}, int64_t block_rows = 48) {
+std::vector<std::vector<float>> all_logits(const Golden& g, const std::vector<GoldenSequence>& sequences, const Backend& backend, int threads,
+                                           Shape3 shape, DType kv = DType::f32, int64_t page_tokens = 32, SweepOptions options = {},
+                                           int64_t block_rows = 48) {
   const KvLayout layout{kv, g.model().n_kv_heads, g.model().head_dim, page_tokens};
   return all_logits(g, sequences, backend, threads, shape, KvOptions::in_memory(g.model().n_layers, layout, 256_MiB), options, block_rows);
 }
@@ -134,8 +135,10 @@ TEST_CASE("a trace has every operation of every layer, one after the other", "[r
   for (const uint64_t activation_bytes : {256_MiB, 0_MiB}) {  // row blocks outside; micro-batches outside
     CAPTURE(activation_bytes);
     Trace trace;
-    const auto traced = all_logits(g, g.sequences, *backends().front(), 2, {2, 512, 1000}, DType::f32, 32, {.activation_bytes = activation_bytes, .trace = &trace});
-    CHECK(same_bits(traced, all_logits(g, g.sequences, *backends().front(), 2, {2, 512, 1000}, DType::f32, 32, {.activation_bytes = activation_bytes})));
+    const auto traced =
+        all_logits(g, g.sequences, *backends().front(), 2, {2, 512, 1000}, DType::f32, 32, {.activation_bytes = activation_bytes, .trace = &trace});
+    CHECK(same_bits(traced,
+                    all_logits(g, g.sequences, *backends().front(), 2, {2, 512, 1000}, DType::f32, 32, {.activation_bytes = activation_bytes})));
     std::set<std::string> whole, per_batch;  // "name layer", over all micro-batches and over one
     int64_t end = 0;
     trace.for_each([&](const TraceEvent& e) {
@@ -175,8 +178,9 @@ TEST_CASE("logits have the same bits wherever the cache lies", "[runtime]") {
     SweepOptions sweep;
   };
   const SweepOptions step_outside{.activation_bytes = 0};
-  const std::vector<Setting> settings{{0.5, 32, true, false, {16, 512, 7}, {}},  {0, 32, true, false, {2, 5, 7}, {}},   {0, 32, true, true, {3, 9, 1000}, {}},
-                                      {0, 32, false, true, {3, 9, 13}, {}},      {0.5, 32, true, true, {2, 5, 7}, {}},  {0, 64, true, false, {3, 40, 33}, {}},
+  const std::vector<Setting> settings{{0.5, 32, true, false, {16, 512, 7}, {}},      {0, 32, true, false, {2, 5, 7}, {}},
+                                      {0, 32, true, true, {3, 9, 1000}, {}},         {0, 32, false, true, {3, 9, 13}, {}},
+                                      {0.5, 32, true, true, {2, 5, 7}, {}},          {0, 64, true, false, {3, 40, 33}, {}},
                                       {0, 32, true, true, {2, 5, 20}, step_outside}, {0.3, 32, false, false, {16, 50, 1000}, step_outside}};
   for (size_t i = 0; i < settings.size(); ++i) {
     const Setting& s = settings[i];

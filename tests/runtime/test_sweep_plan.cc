@@ -23,7 +23,8 @@ TEST_CASE("packing keeps every token once, in order, within the limits", "[runti
   for (const int64_t max_spans : {1, 2, 5})
     for (const int64_t max_tokens : {1, 3, 7, 100}) {
       CAPTURE(max_spans, max_tokens);
-      const SweepPlan plan = pack({span_of(1, 9, 4, 8), span_of(2, 1, 30, 0), span_of(3, 1, 7, 0), span_of(4, 20, 0, 20), span_of(5, 2, 0, 0)}, max_spans, max_tokens);
+      const SweepPlan plan =
+          pack({span_of(1, 9, 4, 8), span_of(2, 1, 30, 0), span_of(3, 1, 7, 0), span_of(4, 20, 0, 20), span_of(5, 2, 0, 0)}, max_spans, max_tokens);
       std::map<SequenceId, std::vector<int32_t>> tokens;
       std::map<SequenceId, int64_t> next{{1, 4}, {2, 30}, {3, 7}, {4, 0}, {5, 0}};
       std::map<SequenceId, std::vector<int64_t>> wanted;

@@ -72,7 +72,8 @@ TEST_CASE("blocks are what the file holds, for any share, ring and number of pas
     for (const bool look_ahead : {true, false})
       for (const size_t slots : {size_t{4}, size_t{7}, size_t{5000}}) {
         CAPTURE(share, look_ahead, slots);
-        OwnWeights w(m, WeightPlacement::of_share(m.file(), m.program(), share), slots, 4, *io, pool, {.verify = Verify::always, .look_ahead = look_ahead});
+        OwnWeights w(m, WeightPlacement::of_share(m.file(), m.program(), share), slots, 4, *io, pool,
+                     {.verify = Verify::always, .look_ahead = look_ahead});
         uint64_t head = 0, body = 0;
         for (const size_t passes : {1, 0, 3}) {
           sweep(m, *w.weights, order, passes, 4);
@@ -137,14 +138,16 @@ TEST_CASE("single rows of an embedding come from memory and from disk", "[runtim
           const RowBlock& block = row_block(w, id);
           std::vector<std::byte> want(t.row_bytes());
           const auto per = t.rows_per_block;
-          m.file().file().read(m.file().blocks()[t.first_block + static_cast<size_t>(id / per)].offset + static_cast<uint64_t>(id % per) * t.row_bytes(), want);
+          m.file().file().read(
+              m.file().blocks()[t.first_block + static_cast<size_t>(id / per)].offset + static_cast<uint64_t>(id % per) * t.row_bytes(), want);
           REQUIRE(std::memcmp(block.data + static_cast<uint64_t>(id - block.first_row) * t.row_bytes(), want.data(), want.size()) == 0);
         }
         own.weights->release_rows(tokens);
         std::rotate(ids.begin(), ids.begin() + 3, ids.end());
       }
       // positions are always there
-      CHECK(own.weights->acquire_rows(*m.program().body.front().operations.back().weight, ids).blocks.size() == m.file().find("embed.positions")->n_blocks);
+      CHECK(own.weights->acquire_rows(*m.program().body.front().operations.back().weight, ids).blocks.size() ==
+            m.file().find("embed.positions")->n_blocks);
     }
 }
 

@@ -36,7 +36,8 @@ std::string difference(std::span<const float> got, std::span<const float> want, 
     if (size > worst_ratio) worst_ratio = size, worst = i;
   }
   if (bad == 0) return "";
-  return fmt::format("{} of {} differ; at {}: found {}, wanted {}, {:.3g} times the tolerance", bad, got.size(), worst, got[worst], want[worst], worst_ratio);
+  return fmt::format("{} of {} differ; at {}: found {}, wanted {}, {:.3g} times the tolerance", bad, got.size(), worst, got[worst], want[worst],
+                     worst_ratio);
 }
 
 inline std::string difference(std::span<const float> got, std::span<const float> want, Tolerance tolerance) {
@@ -48,7 +49,8 @@ inline std::string bit_difference(std::span<const float> got, std::span<const fl
   if (got.size() != want.size()) return fmt::format("{} values, wanted {}", got.size(), want.size());
   for (size_t i = 0; i < got.size(); ++i) {
     const auto g = std::bit_cast<uint32_t>(got[i]), w = std::bit_cast<uint32_t>(want[i]);
-    if (g != w && !(std::isnan(got[i]) && std::isnan(want[i]))) return fmt::format("at {}: found {} ({:08x}), wanted {} ({:08x})", i, got[i], g, want[i], w);
+    if (g != w && !(std::isnan(got[i]) && std::isnan(want[i])))
+      return fmt::format("at {}: found {} ({:08x}), wanted {} ({:08x})", i, got[i], g, want[i], w);
   }
   return "";
 }

@@ -129,7 +129,8 @@ struct Golden {
   explicit Golden(const std::string& folder)
       : name(std::filesystem::path(folder).filename().string()),
         checkpoint(Checkpoint::open(folder)),
-        sources(opt_sources(checkpoint, opt_description(parse_json(read_text_file(folder + "/config.json"), folder + "/config.json"), folder + "/config.json"),
+        sources(opt_sources(checkpoint,
+                            opt_description(parse_json(read_text_file(folder + "/config.json"), folder + "/config.json"), folder + "/config.json"),
                             folder + "/config.json")) {
     const auto expected = parse_json(read_text_file(folder + "/expected.json"), folder + "/expected.json");
     const File logits = File::open(folder + "/expected_logits.safetensors");

@@ -86,7 +86,8 @@ class BlockedWeight {
   BlockedWeight(DType dtype, int64_t rows, int64_t cols, Random& random) : BlockedWeight(dtype, rows, cols, [&] { return random.value(); }) {}
   // value() is called once an element, row by row
   template <typename Fn>
-  BlockedWeight(DType dtype, int64_t rows, int64_t cols, Fn&& value) : dtype_(dtype), rows_(rows), cols_(cols), values_(static_cast<size_t>(rows * cols)) {
+  BlockedWeight(DType dtype, int64_t rows, int64_t cols, Fn&& value)
+      : dtype_(dtype), rows_(rows), cols_(cols), values_(static_cast<size_t>(rows * cols)) {
     std::byte rounded[4];
     for (float& v : values_) store_element(dtype, rounded, 0, value()), v = load_element(dtype, rounded, 0);
   }
@@ -128,7 +129,9 @@ class PagedCache {
     for (auto& p : k_) k_pages_.push_back(p.data());
     for (auto& p : v_) v_pages_.push_back(p.data());
   }
-  KvSpan span(int64_t first_row, int64_t n_tok, int64_t first_position) const { return {first_row, n_tok, first_position, k_pages_.data(), v_pages_.data()}; }
+  KvSpan span(int64_t first_row, int64_t n_tok, int64_t first_position) const {
+    return {first_row, n_tok, first_position, k_pages_.data(), v_pages_.data()};
+  }
   bool operator==(const PagedCache& o) const { return k_ == o.k_ && v_ == o.v_; }
 
  private:

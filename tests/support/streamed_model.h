@@ -69,9 +69,13 @@ struct OwnWeights {
   std::unique_ptr<TieredWeights> weights;
 
   // n_slots: of the ring; n_rows: that acquire_rows is asked for at most
-  OwnWeights(const StreamedModel& m, WeightPlacement placement, size_t n_slots, int64_t n_rows, IoEngine& io, ThreadPool& pool, TieredWeightsOptions options = {})
-      : resident(placement.resident_bytes()), ring(n_slots * TieredWeights::slot_bytes(m.file())), rows(TieredWeights::rows_bytes(m.file(), m.tokens(), n_rows)) {
-    weights = std::make_unique<TieredWeights>(m.file(), std::move(placement), resident.bytes(), ring.bytes(), rows.bytes(), io, pool, std::move(options));
+  OwnWeights(const StreamedModel& m, WeightPlacement placement, size_t n_slots, int64_t n_rows, IoEngine& io, ThreadPool& pool,
+             TieredWeightsOptions options = {})
+      : resident(placement.resident_bytes()),
+        ring(n_slots * TieredWeights::slot_bytes(m.file())),
+        rows(TieredWeights::rows_bytes(m.file(), m.tokens(), n_rows)) {
+    weights =
+        std::make_unique<TieredWeights>(m.file(), std::move(placement), resident.bytes(), ring.bytes(), rows.bytes(), io, pool, std::move(options));
   }
 };
 

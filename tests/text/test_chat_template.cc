@@ -30,5 +30,6 @@ TEST_CASE("templates without their placeholders are refused", "[text]") {
   CHECK_FAULT(ChatTemplate::parse("{user}", "x"), Fault::usage, std::string("x: found '{user}") + allowed);
   CHECK_FAULT(ChatTemplate::parse("{assistant}{user}", "x"), Fault::usage, std::string("x: found '{assistant}{user}") + allowed);
   CHECK_FAULT(ChatTemplate::parse("{user}{user}{assistant}", "x"), Fault::usage, std::string("x: found '{user}{user}{assistant}") + allowed);
-  CHECK_FAULT(ChatTemplate::parse("{user}{assistant}\x1B{assistant}", "x"), Fault::usage, std::string("x: found '{user}{assistant}\\x1b{assistant}") + allowed);
+  CHECK_FAULT(ChatTemplate::parse("{user}{assistant}\x1B{assistant}", "x"), Fault::usage,
+              std::string("x: found '{user}{assistant}\\x1b{assistant}") + allowed);
 }

@@ -26,7 +26,12 @@ TEST_CASE("tokens are strings or objects with flags", "[text]") {
 
 TEST_CASE("named tokens are special and get the vocabulary's ids; unknown ones are left out", "[text]") {
   SpecialTokens tokens;
-  tokens.name({{"bos_token", "</s>"}, {"pad_token", {{"content", "<pad>"}}}, {"mask_token", "<mask>"}, {"sep_token", nullptr}, {"additional_special_tokens", {"x", "unknown"}}}, "c");
+  tokens.name({{"bos_token", "</s>"},
+               {"pad_token", {{"content", "<pad>"}}},
+               {"mask_token", "<mask>"},
+               {"sep_token", nullptr},
+               {"additional_special_tokens", {"x", "unknown"}}},
+              "c");
   tokens.name_default("bos_token", "x");    // named already
   tokens.name_default("eos_token", "</s>");
   CHECK(tokens.content("bos_token") == "</s>");

@@ -122,7 +122,9 @@ TEST_CASE("add_bos_token decides where tokenizer.json has no template", "[text]"
   auto root = nlohmann::json::parse(read_text_file(test_data("tokenizer/tokenizer.json")));
   const std::string config = read_text_file(test_data("tiny-opt/tokenizer_config.json"));
   root["post_processor"] = {{"type", "ByteLevel"}};
-  const auto first = [&](const std::string& c) { return Tokenizer::from_files({{"tokenizer.json", root.dump()}, {"tokenizer_config.json", c}}, "x").encode("!"); };
+  const auto first = [&](const std::string& c) {
+    return Tokenizer::from_files({{"tokenizer.json", root.dump()}, {"tokenizer_config.json", c}}, "x").encode("!");
+  };
   CHECK(first(config) == std::vector<int32_t>{2, 4});
   CHECK(first(R"({"bos_token": "</s>", "add_bos_token": false})") == std::vector<int32_t>{4});
   CHECK(first(R"({"bos_token": "</s>"})") == std::vector<int32_t>{4});
@@ -186,7 +188,8 @@ TEST_CASE("look-alikes of control tokens stay text", "[text]") {
 
 TEST_CASE("100 kB without a place to split are tokenized", "[text]") {
   const Tokenizer t = open(test_data("tiny-opt"));
-  for (const std::string& part : {std::string("a"), std::string(" "), std::string("\xE3\x80\x80"), std::string("!"), std::string("7"), std::string("\xE6\x97\xA5")}) {
+  for (const std::string& part :
+       {std::string("a"), std::string(" "), std::string("\xE3\x80\x80"), std::string("!"), std::string("7"), std::string("\xE6\x97\xA5")}) {
     std::string text;
     while (text.size() < 100'000) text += part;
     CHECK(t.decode(t.encode_bare(text), false) == text);

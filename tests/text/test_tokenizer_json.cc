@@ -12,7 +12,11 @@ using namespace flexgen;
 using Json = nlohmann::json;
 
 namespace {
-Json minimal() { return {{"model", {{"vocab", {{"a", 0}}}, {"merges", Json::array()}}}, {"pre_tokenizer", {{"type", "ByteLevel"}}}, {"decoder", {{"type", "ByteLevel"}}}}; }
+Json minimal() {
+  return {{"model", {{"vocab", {{"a", 0}}}, {"merges", Json::array()}}},
+          {"pre_tokenizer", {{"type", "ByteLevel"}}},
+          {"decoder", {{"type", "ByteLevel"}}}};
+}
 }  // namespace
 
 TEST_CASE("absent keys mean what HuggingFace takes for granted", "[text]") {
@@ -40,7 +44,8 @@ TEST_CASE("keys that are there count", "[text]") {
 TEST_CASE("a template says what stands around the text", "[text]") {
   Json root = minimal();
   const Json sequence = {{"Sequence", {{"id", "A"}}}}, x = {{"SpecialToken", {{"id", "x"}}}}, y = {{"SpecialToken", {{"id", "y"}}}};
-  const Json part = {{"type", "TemplateProcessing"}, {"single", {x, y, sequence, x}}, {"special_tokens", {{"x", {{"ids", {7}}}}, {"y", {{"ids", {8, 9}}}}}}};
+  const Json part = {
+      {"type", "TemplateProcessing"}, {"single", {x, y, sequence, x}}, {"special_tokens", {{"x", {{"ids", {7}}}}, {"y", {{"ids", {8, 9}}}}}}};
   root["post_processor"] = part;
   TokenizerPipeline p = read_pipeline(root, "t");
   REQUIRE(p.frame.has_value());
@@ -51,7 +56,8 @@ TEST_CASE("a template says what stands around the text", "[text]") {
   root["post_processor"]["processors"].push_back(part);
   CHECK_FAULT(read_pipeline(root, "t"), Fault::checkpoint, "t: post_processor: found a second TemplateProcessing, allowed one");
   root["post_processor"] = {{"type", "Sequence"}, {"processors", {{{"type", "Sequence"}}}}};
-  CHECK_FAULT(read_pipeline(root, "t"), Fault::checkpoint, "t: post_processor: found Sequence in a Sequence, allowed ByteLevel and TemplateProcessing");
+  CHECK_FAULT(read_pipeline(root, "t"), Fault::checkpoint,
+              "t: post_processor: found Sequence in a Sequence, allowed ByteLevel and TemplateProcessing");
   root["post_processor"] = {{"type", "Sequence"}};
   CHECK_FAULT(read_pipeline(root, "t"), Fault::checkpoint, "t: post_processor: processors: found null, allowed a list");
 }

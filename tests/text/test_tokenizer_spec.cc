@@ -67,11 +67,14 @@ TEST_CASE("the unchanged files are accepted", "[text]") {
 }
 
 TEST_CASE("missing files are named", "[text]") {
-  CHECK(refusal({}) == "m: tokenizer: found none of its files, allowed tokenizer.json, or vocab.json with merges.txt. Copy them from the model's folder");
-  CHECK(refusal(without(pair_files(), "merges.txt")) ==
-        "m: tokenizer: found vocab.json without merges.txt, allowed tokenizer.json, or vocab.json with merges.txt. Copy them from the model's folder");
-  CHECK(refusal(without(pair_files(), "vocab.json")) ==
-        "m: tokenizer: found merges.txt without vocab.json, allowed tokenizer.json, or vocab.json with merges.txt. Copy them from the model's folder");
+  CHECK(refusal({}) ==
+        "m: tokenizer: found none of its files, allowed tokenizer.json, or vocab.json with merges.txt. Copy them from the model's folder");
+  CHECK(
+      refusal(without(pair_files(), "merges.txt")) ==
+      "m: tokenizer: found vocab.json without merges.txt, allowed tokenizer.json, or vocab.json with merges.txt. Copy them from the model's folder");
+  CHECK(
+      refusal(without(pair_files(), "vocab.json")) ==
+      "m: tokenizer: found merges.txt without vocab.json, allowed tokenizer.json, or vocab.json with merges.txt. Copy them from the model's folder");
 }
 
 TEST_CASE("malformed vocabularies are refused", "[text]") {
@@ -81,7 +84,8 @@ TEST_CASE("malformed vocabularies are refused", "[text]") {
   CHECK(refusal(with(pair_files(), "vocab.json", "{\"a\": 1, \"a\": 2}")).starts_with("m/vocab.json: key 'a' is given twice"));
   CHECK(refusal(with(pair_files(), "vocab.json", "{\"\xFF\": 1}")) == "m/vocab.json: invalid UTF-8 at byte 2");
   CHECK(refusal(vocab([](Json& v) { v["the"] = -1; })) == "m/vocab.json: id of token 'the': found -1, allowed a whole number from 0 to 4194303");
-  CHECK(refusal(vocab([](Json& v) { v["the"] = 4194304; })) == "m/vocab.json: id of token 'the': found 4194304, allowed a whole number from 0 to 4194303");
+  CHECK(refusal(vocab([](Json& v) { v["the"] = 4194304; })) ==
+        "m/vocab.json: id of token 'the': found 4194304, allowed a whole number from 0 to 4194303");
   CHECK(refusal(vocab([](Json& v) { v["the"] = 18446744073709551615u; })) ==
         "m/vocab.json: id of token 'the': found 18446744073709551615, allowed a whole number from 0 to 4194303");
   CHECK(refusal(vocab([](Json& v) { v["the"] = "7"; })) == "m/vocab.json: id of token 'the': found \"7\", allowed a whole number from 0 to 4194303");
@@ -98,7 +102,10 @@ TEST_CASE("malformed merge lists are refused", "[text]") {
   const auto& merges = pair_files().at("merges.txt");
   const auto appended = [&](const std::string& line) { return refusal(with(pair_files(), "merges.txt", merges + line)); };
   CHECK(appended("\n\n") == "");
-  CHECK(appended("q \xC4\xA0" "foo\n") == "m/merges.txt: merge 252 uses unknown piece '\xC4\xA0" "foo'. Take vocabulary and merges from the same model");
+  CHECK(appended("q \xC4\xA0"
+                 "foo\n") ==
+        "m/merges.txt: merge 252 uses unknown piece '\xC4\xA0"
+        "foo'. Take vocabulary and merges from the same model");
   CHECK(appended("q q\n") == "m/merges.txt: merge 252 makes 'qq', which the vocabulary lacks. Take vocabulary and merges from the same model");
   CHECK(appended("qq\n") == "m/merges.txt: line 254: found 'qq', allowed two pieces with one space between them");
   CHECK(appended("q  q\n") == "m/merges.txt: line 254: found 'q  q', allowed two pieces with one space between them");
@@ -121,7 +128,9 @@ TEST_CASE("malformed merges of a tokenizer.json are refused", "[text]") {
 
 TEST_CASE("what a tokenizer.json asks for and is not supported is refused by name", "[text]") {
   const std::string end = ". This kind of tokenizer is not supported yet";
-  const auto refused = [&](const char* pointer, Json value) { return refusal(root([&](Json& r) { r[Json::json_pointer(pointer)] = std::move(value); })); };
+  const auto refused = [&](const char* pointer, Json value) {
+    return refusal(root([&](Json& r) { r[Json::json_pointer(pointer)] = std::move(value); }));
+  };
   CHECK(refused("/model/type", "Unigram") == "m/tokenizer.json: model: found Unigram, allowed BPE" + end);
   CHECK(refused("/model/type", 7) == "m/tokenizer.json: model: type: found 7, allowed a string");
   CHECK(refused("/model", "BPE") == "m/tokenizer.json: model: found \"BPE\", allowed an object");
@@ -141,7 +150,9 @@ TEST_CASE("what a tokenizer.json asks for and is not supported is refused by nam
 }
 
 TEST_CASE("malformed templates are refused", "[text]") {
-  const auto refused = [&](const char* pointer, Json value) { return refusal(root([&](Json& r) { r["post_processor"][Json::json_pointer(pointer)] = std::move(value); })); };
+  const auto refused = [&](const char* pointer, Json value) {
+    return refusal(root([&](Json& r) { r["post_processor"][Json::json_pointer(pointer)] = std::move(value); }));
+  };
   const std::string place = "m/tokenizer.json: post_processor: ";
   CHECK(refused("/single", "x") == place + "single: found \"x\", allowed a list");
   CHECK(refused("/single", Json::array()) == place + "single: found no sequence, allowed one");
@@ -206,7 +217,8 @@ TEST_CASE("files that contradict each other are refused", "[text]") {
   files["tokenizer.json"] = json_files().at("tokenizer.json");
   CHECK(refusal(files) == "");
   CHECK(refusal(with(files, "merges.txt", "#version: 0.2\n")) ==
-        "m/tokenizer.json: found another vocabulary or merge list than in vocab.json and merges.txt, allowed the same. Remove the files that are not the model's");
+        "m/tokenizer.json: found another vocabulary or merge list than in vocab.json and merges.txt, allowed the same. Remove the files that are not "
+        "the model's");
 }
 
 TEST_CASE("named tokens that the vocabulary lacks are left out", "[text]") {

@@ -39,7 +39,8 @@ TEST_CASE("merges become ids in order of rank", "[text]") {
   REQUIRE(merges.size() == 2);
   CHECK((merges[1].left == 2 && merges[1].right == 0 && merges[1].result == 3));
   v.merge_list.emplace_back("b", "b");
-  CHECK_FAULT(resolve_merges(v, "m"), Fault::checkpoint, "m: merge 2 makes 'bb', which the vocabulary lacks. Take vocabulary and merges from the same model");
+  CHECK_FAULT(resolve_merges(v, "m"), Fault::checkpoint,
+              "m: merge 2 makes 'bb', which the vocabulary lacks. Take vocabulary and merges from the same model");
 }
 
 TEST_CASE("every byte needs a token", "[text]") {

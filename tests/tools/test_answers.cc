@@ -83,7 +83,8 @@ TEST_CASE("a sample that fails on the way leaves the others alone") {
 TEST_CASE("after an interruption what has ended is shown, and nothing twice") {
   Log log;
   for (size_t i = 0; i < 4; ++i) log.answers.submitted(i, i, 1);
-  CHECK(log.take({token(0, 0, 1, "half"), token(1, 0, 1, "whole"), end(1, 0), token(2, 0, 1, "open"), token(3, 0, 1, "also"), end(3, 0)}) == "0.0:half ");
+  CHECK(log.take({token(0, 0, 1, "half"), token(1, 0, 1, "whole"), end(1, 0), token(2, 0, 1, "open"), token(3, 0, 1, "also"), end(3, 0)}) ==
+        "0.0:half ");
   log.text.clear();
   log.answers.show_ended();
   CHECK(log.text == "1.0:whole. 3.0:also. ");

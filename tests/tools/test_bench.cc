@@ -27,7 +27,8 @@ RunResult bench(std::vector<std::string> arguments) {
 
 TEST_CASE("bench overlap: every scheme, with times that agree", "[tools]") {
   const TempDir dir;
-  const RunResult r = bench({"overlap", "--size", "4MiB", "--dir", dir.path(), "--repeats", "1", "--ratios", "0.5,2", "--schemes", "sync,threads", "--json"});
+  const RunResult r =
+      bench({"overlap", "--size", "4MiB", "--dir", dir.path(), "--repeats", "1", "--ratios", "0.5,2", "--schemes", "sync,threads", "--json"});
   INFO(r.err);
   REQUIRE(r.exit == 0);
   CHECK(std::filesystem::is_empty(dir.path()));  // the scratch model is gone
@@ -46,7 +47,8 @@ TEST_CASE("bench overlap: every scheme, with times that agree", "[tools]") {
       CHECK(run.at("read_p50_ms").get<double>() <= run.at("read_max_ms").get<double>());
       CHECK(run.at("retries") == 0);
     }
-  const RunResult table = bench({"overlap", "--size", "4MiB", "--dir", dir.path(), "--repeats", "1", "--ratios", "1", "--schemes", "threads", "--compute", "cores"});
+  const RunResult table =
+      bench({"overlap", "--size", "4MiB", "--dir", dir.path(), "--repeats", "1", "--ratios", "1", "--schemes", "threads", "--compute", "cores"});
   CHECK(table.exit == 0);
   CHECK_THAT(table.out, Catch::Contains("cores") && Catch::Contains("threads") && Catch::Contains("CPU s/GB"));
   const auto refused = [](const std::vector<std::string>& arguments, const std::string& message) {
@@ -71,9 +73,10 @@ TEST_CASE("bench end-to-end: times, bytes, placement and roofs that agree", "[to
     REQUIRE(r.exit == 0);
     return Json::parse(r.out);
   };
-  const Json j = run({"--prompts", "5", "--prompt-len", "7", "--gen-len", "4", "--gpu-batch-size", "2", "--num-gpu-batches", "2", "--percent", "0", "0", "100", "0", "100", "0",
-                      "--kv-dtype", "f32", "--overlap", "off"});
-  for (const char* time : {"prefill_s", "decode_s", "decode_tokens_per_s", "total_tokens_per_s", "peak_rss_bytes", "cpu_s", "roof_disk_s_per_sweep", "roof_compute_s_per_sweep", "share_of_roof"})
+  const Json j = run({"--prompts", "5", "--prompt-len", "7", "--gen-len", "4", "--gpu-batch-size", "2",   "--num-gpu-batches", "2",  "--percent",
+                      "0",         "0", "100",          "0", "100",       "0", "--kv-dtype",       "f32", "--overlap",         "off"});
+  for (const char* time : {"prefill_s", "decode_s", "decode_tokens_per_s", "total_tokens_per_s", "peak_rss_bytes", "cpu_s", "roof_disk_s_per_sweep",
+                           "roof_compute_s_per_sweep", "share_of_roof"})
     CHECK(j.at(time).get<double>() > 0);
   CHECK(j.at("sweeps") == 2 * (1 + 3));  // blocks of 4 and 1
   CHECK(j.at("decode_sweep_s").size() == 6);
@@ -99,7 +102,8 @@ TEST_CASE("bench end-to-end: times, bytes, placement and roofs that agree", "[to
   CHECK(decode.at("placement").at("realised").at("weights").at("memory") == 1);
 
   const TempDir dir;
-  const RunResult table = bench({"end-to-end", "--model", model, "--prompt-len", "4", "--gen-len", "2", "--roof-seconds", "0.05", "--trace", dir / "t.json"});
+  const RunResult table =
+      bench({"end-to-end", "--model", model, "--prompt-len", "4", "--gen-len", "2", "--roof-seconds", "0.05", "--trace", dir / "t.json"});
   CHECK(table.exit == 0);
   CHECK_THAT(table.out, Catch::Contains("memory plan") && Catch::Contains("prefill") && Catch::Contains("decode") && Catch::Contains("of the roof"));
   CHECK(testing::run_flexgen({"trace", dir / "t.json"}).exit == 0);

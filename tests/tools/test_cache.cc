@@ -180,6 +180,8 @@ TEST_CASE("the cache's place and its errors") {
   testing::TempDir dir;
   const std::string file = dir.write("file", "");
   const std::string source = std::filesystem::path(dir.write("m/config.json", "{}")).parent_path().string();
-  CHECK_FAULT(ModelCache(file + "/flexgen").get(source, [](const auto&, const auto&) {}), Fault::io, "cannot be created: Not a directory. Set XDG_CACHE_HOME");
-  CHECK_FAULT(ModelCache(dir / "c").get(dir / "none", [](const auto&, const auto&) {}), Fault::io, "none: cannot be found: No such file or directory");
+  CHECK_FAULT(ModelCache(file + "/flexgen").get(source, [](const auto&, const auto&) {}), Fault::io,
+              "cannot be created: Not a directory. Set XDG_CACHE_HOME");
+  CHECK_FAULT(ModelCache(dir / "c").get(dir / "none", [](const auto&, const auto&) {}), Fault::io,
+              "none: cannot be found: No such file or directory");
 }

@@ -50,7 +50,8 @@ std::string ids_text(const nlohmann::json& ids, size_t n) {
 
 TEST_CASE("chat computes only what is new, and says what generate would", "[tools]") {
   TempDir dir;
-  const RunResult r = chat(fmt::format("The king said\n/stats\nAnd then?\n/stats\n/save {}\n/quit\nnever\n", dir / "d.json"), {"--max-new-tokens", "20"});
+  const RunResult r =
+      chat(fmt::format("The king said\n/stats\nAnd then?\n/stats\n/save {}\n/quit\nnever\n", dir / "d.json"), {"--max-new-tokens", "20"});
   REQUIRE(r.exit == 0);
   CHECK(r.err.empty());
   const auto d = saved(dir / "d.json");
@@ -59,7 +60,8 @@ TEST_CASE("chat computes only what is new, and says what generate would", "[tool
   const auto& tokens = d["tokens"];
   const size_t n = tokens.size();
   // The second turn alone in one prompt, nothing kept: the same answer
-  const RunResult again = run_flexgen({"generate", "--model", model(), "--threads", "1", "--max-new-tokens", "20", "--json", "--stop", "\nHuman:", "--prompt-tokens", ids_text(tokens, n - 20)});
+  const RunResult again = run_flexgen({"generate", "--model", model(), "--threads", "1", "--max-new-tokens", "20", "--json", "--stop",
+                                       "\nHuman:", "--prompt-tokens", ids_text(tokens, n - 20)});
   REQUIRE(again.exit == 0);
   const auto answer = nlohmann::json::parse(again.out);
   REQUIRE(answer["finish_reason"] == "length");
@@ -73,7 +75,8 @@ TEST_CASE("chat computes only what is new, and says what generate would", "[tool
 TEST_CASE("chat ends an answer before the next message, and goes on from there", "[tools]") {
   TempDir dir;
   // "e" is inside tokens: what is kept ends at a token boundary, the rest is said again
-  const RunResult r = chat(fmt::format("The king said\n/save {}\nMore\n/save {}\n", dir / "a.json", dir / "b.json"), {"--max-new-tokens", "30", "--stop", "e k"});
+  const RunResult r =
+      chat(fmt::format("The king said\n/save {}\nMore\n/save {}\n", dir / "a.json", dir / "b.json"), {"--max-new-tokens", "30", "--stop", "e k"});
   REQUIRE(r.exit == 0);
   const auto a = saved(dir / "a.json"), b = saved(dir / "b.json");
   const auto text = a["turns"][0]["assistant"].get<std::string>();
@@ -84,7 +87,8 @@ TEST_CASE("chat ends an answer before the next message, and goes on from there",
     return nlohmann::json::parse(run_flexgen({"tokenize", "--model", model(), "--decode", "--skip-special"}, run).out).get<std::string>();
   };
   CHECK(decode(a["tokens"]) + a["rest"].get<std::string>() == "Human: The king said\nAssistant:" + text);
-  CHECK(decode(b["tokens"]) + b["rest"].get<std::string>() == "Human: The king said\nAssistant:" + text + "\nHuman: More\nAssistant:" + b["turns"][1]["assistant"].get<std::string>());
+  CHECK(decode(b["tokens"]) + b["rest"].get<std::string>() ==
+        "Human: The king said\nAssistant:" + text + "\nHuman: More\nAssistant:" + b["turns"][1]["assistant"].get<std::string>());
 }
 
 TEST_CASE("a dialogue that was saved goes on as if it had not been", "[tools]") {
@@ -98,7 +102,8 @@ TEST_CASE("a dialogue that was saved goes on as if it had not been", "[tools]") 
 }
 
 TEST_CASE("chat says when the context is full, and begins anew", "[tools]") {
-  const RunResult r = chat("The king said\nMore\n/stats\n/reset\n/stats\nOnce\n", {"--max-new-tokens", "600", "--ignore-eos", "--template", "Q {user} A{assistant}#%&@"});
+  const RunResult r = chat("The king said\nMore\n/stats\n/reset\n/stats\nOnce\n",
+                           {"--max-new-tokens", "600", "--ignore-eos", "--template", "Q {user} A{assistant}#%&@"});
   CHECK(r.exit == 1);
   CHECK(r.err.find("error: the context is full: the model takes 512 tokens. Start anew with /reset\n") == 0);
   CHECK(r.err.find("error: the context is full: ", 1) != std::string::npos);
@@ -108,7 +113,9 @@ TEST_CASE("chat says when the context is full, and begins anew", "[tools]") {
 
 TEST_CASE("chat refuses files that hold no dialogue of this model", "[tools]") {
   TempDir dir;
-  const std::string ok = R"({"flexgen_chat": 1, "vocabulary": 4096, "template": "Human: {user}\nAssistant:{assistant}\n", "turns": [{"user": "a", "assistant": "b"}], "rest": "", "tokens": [2, 5]})";
+  const std::string ok =
+      R"({"flexgen_chat": 1, "vocabulary": 4096, "template": "Human: {user}\nAssistant:{assistant}\n", )"
+      R"("turns": [{"user": "a", "assistant": "b"}], "rest": "", "tokens": [2, 5]})";
   const auto refused = [&](const std::string& from, const std::string& to) {
     std::string text = ok;
     if (!from.empty()) text.replace(text.find(from), from.size(), to);
@@ -120,7 +127,9 @@ TEST_CASE("chat refuses files that hold no dialogue of this model", "[tools]") {
   CHECK(refused("", "") == "");
   CHECK(refused("1,", "2,") == "flexgen_chat: found 2, allowed a whole number from 1 to 1\n");
   CHECK(refused("4096", "50265") == "vocabulary: found 50265 tokens, allowed 4096: it was saved with another model\n");
-  CHECK(refused("Human", "Man") == "template: found 'Man: {user}\\x0aAssistant:{assistant}\\x0a', allowed 'Human: {user}\\x0aAssistant:{assistant}\\x0a'. Start chat with that --template\n");
+  CHECK(refused("Human", "Man") ==
+        "template: found 'Man: {user}\\x0aAssistant:{assistant}\\x0a', allowed 'Human: {user}\\x0aAssistant:{assistant}\\x0a'. Start chat with that "
+        "--template\n");
   CHECK(refused("[2, 5]", "[2, -5]") == "tokens: found -5, allowed token ids\n");
   CHECK(refused("[2, 5]", "[2, 5000]") == "tokens: token 5000 in the prompt: allowed 0 to 4095\n");
   CHECK(refused("[2, 5]", "[]") == "found 1 turns and 0 tokens, allowed both or none\n");
@@ -145,7 +154,8 @@ TEST_CASE("chat takes a template as text or as a file", "[tools]") {
   };
   CHECK(text_of(file) == "Q: {user}\nA:{assistant}\n");
   CHECK(text_of("Q: {user}\\nA:{assistant}\\\\n") == "Q: {user}\nA:{assistant}\\n");
-  CHECK(chat("", {"--template", "{user}"}).err == "error[E-usage]: --template: found '{user}', allowed text with {user} once and {assistant} once after it\n");
+  CHECK(chat("", {"--template", "{user}"}).err ==
+        "error[E-usage]: --template: found '{user}', allowed text with {user} once and {assistant} once after it\n");
   CHECK(chat("", {"--template", dir / "absent"}).exit == 4);
 }
 

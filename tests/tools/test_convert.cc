@@ -43,7 +43,8 @@ TEST_CASE("convert makes a file that inspect describes and verifies", "[tools]")
 
   const auto shown = run_flexgen({"inspect", out, "--verify", "--tensors"});
   CHECK(shown.exit == 0);
-  for (const char* text : {"opt, 3 layers", "f16", "merges.txt", "vocab.json", "flexgen 0.1.0", "made from     prenorm-f16-bin", "layers.1.attn.qkv.weight", "verified      every byte"})
+  for (const char* text : {"opt, 3 layers", "f16", "merges.txt", "vocab.json", "flexgen 0.1.0", "made from     prenorm-f16-bin",
+                           "layers.1.attn.qkv.weight", "verified      every byte"})
     CHECK_THAT(shown.out, Catch::Contains(text));
 
   const auto as_json = nlohmann::json::parse(run_flexgen({"inspect", out, "--verify", "--tensors", "--json"}).out);
@@ -82,12 +83,15 @@ TEST_CASE("what cannot be converted or inspected says why, with its exit code", 
   check_fails(run_flexgen({"convert", kCheckpoint, "-o", dir / "no/m.flex"}), 4, "cannot be written: No such file or directory");
   check_fails(run_flexgen({"inspect", dir / "none"}), 4, "none: cannot be opened: No such file or directory");
   check_fails(run_flexgen({"inspect", dir.path()}), 3, "is a folder; a regular file is needed");
-  check_fails(run_flexgen({"inspect", kCheckpoint + "/pytorch_model.bin"}), 3, "is not a flexgen model file: found a zip archive, perhaps a PyTorch checkpoint");
-  check_fails(run_flexgen({"synth", "--like", "opt-7b", "-o", out}), 2, "--like: found 'opt-7b', allowed the path of a config.json, or one of opt-125m, opt-350m,");
+  check_fails(run_flexgen({"inspect", kCheckpoint + "/pytorch_model.bin"}), 3,
+              "is not a flexgen model file: found a zip archive, perhaps a PyTorch checkpoint");
+  check_fails(run_flexgen({"synth", "--like", "opt-7b", "-o", out}), 2,
+              "--like: found 'opt-7b', allowed the path of a config.json, or one of opt-125m, opt-350m,");
   check_fails(run_flexgen({"synth", "--like", "opt-125m", "-o", out, "--layers", "-1"}), 2, "--layers: found -1, allowed 1 to 10000");
   check_fails(run_flexgen({"synth", "--like", "opt-125m", "-o", out, "--as", "gguf"}), 2, "--as: found 'gguf', allowed flex, safetensors or bin");
   check_fails(run_flexgen({"synth", "--like", "opt-125m", "-o", out, "--tokenizer", dir.path()}), 2, "found no vocabulary there");
-  check_fails(run_flexgen({"synth", "--like", "opt-175b", "-o", out, "--dtype", "f32", "--layers", "2000"}), 5, " are needed. Free some, or write to another disk");
+  check_fails(run_flexgen({"synth", "--like", "opt-175b", "-o", out, "--dtype", "f32", "--layers", "2000"}), 5,
+              " are needed. Free some, or write to another disk");
   CHECK(files_in(dir.path()) == 0);
 }
 
@@ -104,8 +108,9 @@ TEST_CASE("inspect names damage and exits with 7", "[tools]") {
   CHECK(run_flexgen({"inspect", dir / "bad.flex"}).exit == 0);  // not read without --verify
   const auto verified = run_flexgen({"inspect", dir / "bad.flex", "--verify"});
   CHECK(verified.exit == 7);
-  CHECK_THAT(verified.err, Catch::Contains(fmt::format("error[E-damaged]: {}: weights damaged: tensor 'layers.1.mlp.fc1.weight', rows 0 to ", dir / "bad.flex")) &&
-                               Catch::Contains(fmt::format("block {}, bytes {} to", fc1->first_block, fc1->offset)));
+  CHECK_THAT(verified.err,
+             Catch::Contains(fmt::format("error[E-damaged]: {}: weights damaged: tensor 'layers.1.mlp.fc1.weight', rows 0 to ", dir / "bad.flex")) &&
+                 Catch::Contains(fmt::format("block {}, bytes {} to", fc1->first_block, fc1->offset)));
   const auto as_json = run_flexgen({"inspect", dir / "bad.flex", "--verify", "--json"});
   CHECK(as_json.exit == 7);
   CHECK(nlohmann::json::parse(as_json.out).at("verify").at("damage").size() == 1);
@@ -153,7 +158,8 @@ TEST_CASE("killed at any moment, nothing or a whole file has the name, and the n
   int killed = 0, left = 0;
   constexpr int kKills = FLEXGEN_SANITIZED ? 6 : 24;
   for (int i = 0; i < kKills; ++i) {
-    const auto r = run_flexgen({"convert", dir / "source", "-o", out}, {.signal = SIGKILL, .signal_after_ms = static_cast<int>(whole_ms * 1.1 * i / kKills)});
+    const auto r =
+        run_flexgen({"convert", dir / "source", "-o", out}, {.signal = SIGKILL, .signal_after_ms = static_cast<int>(whole_ms * 1.1 * i / kKills)});
     killed += r.exit == 128 + SIGKILL;
     left += fs::exists(dir / "out/.m.flex.partial");
     if (fs::exists(out)) {
@@ -190,5 +196,6 @@ TEST_CASE("an interrupt leaves nothing and exits with 130; a locked output exits
   const std::string temporary = dir.write("out/.m.flex.partial", "");
   const Fd held(::open(temporary.c_str(), O_RDWR | O_CLOEXEC));
   REQUIRE(::flock(held.get(), LOCK_EX) == 0);
-  check_fails(run_flexgen({"convert", dir / "source", "-o", out, "--overwrite"}), 8, "error[E-locked]: " + out + ": is being written by another process, which holds " + temporary);
+  check_fails(run_flexgen({"convert", dir / "source", "-o", out, "--overwrite"}), 8,
+              "error[E-locked]: " + out + ": is being written by another process, which holds " + temporary);
 }

@@ -36,8 +36,8 @@ TEST_CASE("eval: defaults, table and options of the engine", "[tools]") {
   CHECK(table.exit == 0);
   CHECK_THAT(table.out, Catch::Contains("perplexity  ") && Catch::Contains("nll         ") && Catch::Contains("tokens      "));
   const RunResult a = run_flexgen({"eval", "--model", fixture_model("tiny-opt"), "--text", text, "--max-length", "8", "--stride", "3", "--json"});
-  const RunResult b = run_flexgen({"eval", "--model", fixture_model("tiny-opt"), "--text", text, "--max-length", "8", "--stride", "3", "--json", "--threads", "3",
-                                   "--gpu-batch-size", "1", "--micro-batch-tokens", "5"});
+  const RunResult b = run_flexgen({"eval", "--model", fixture_model("tiny-opt"), "--text", text, "--max-length", "8", "--stride", "3", "--json",
+                                   "--threads", "3", "--gpu-batch-size", "1", "--micro-batch-tokens", "5"});
   INFO(a.err << b.err);
   REQUIRE(a.exit == 0);
   REQUIRE(b.exit == 0);
@@ -58,6 +58,7 @@ TEST_CASE("eval: what is wrong is said", "[tools]") {
   check(run_flexgen({"eval", "--model", model, "--text", dir / "none.txt"}), 4, "none.txt: cannot be opened");
   check(run_flexgen({"eval", "--model", model, "--text", empty}), 2, "the text has 1 tokens, at least 2 are needed");
   check(run_flexgen({"eval", "--model", model, "--text", text, "--max-length", "513"}), 2, "max-length: found 513, allowed 2 to the model's 512");
-  check(run_flexgen({"eval", "--model", model, "--text", text, "--max-length", "8", "--stride", "9"}), 2, "stride: found 9, allowed 1 to max-length, which is 8");
+  check(run_flexgen({"eval", "--model", model, "--text", text, "--max-length", "8", "--stride", "9"}), 2,
+        "stride: found 9, allowed 1 to max-length, which is 8");
   check(run_flexgen({"eval", "--model", text, "--text", text}), 3, "is not a flexgen model file");
 }

@@ -13,7 +13,8 @@ TEST_CASE("the progress line says how much, how fast and how long", "[tools]") {
   CHECK(progress_line("convert", 1_GiB, 1_GiB, 4.0) == "convert  [========================] 100 %   1.00 GiB of 1.00 GiB   256 MiB/s");
   CHECK_THAT(progress_line("convert", 1_MiB, 8_GiB, 1.0), Catch::EndsWith("2:16:31 left"));
   CHECK_THAT(progress_line("convert", 0, 0, 1.0), Catch::Contains("100 %"));
-  CHECK_THAT(progress_line("eval", 500, 2000, 5.0, tools::ProgressUnit::tokens), Catch::EndsWith("  25 %   500 tokens of 2,000 tokens   100 tokens/s   0:15 left"));
+  CHECK_THAT(progress_line("eval", 500, 2000, 5.0, tools::ProgressUnit::tokens),
+             Catch::EndsWith("  25 %   500 tokens of 2,000 tokens   100 tokens/s   0:15 left"));
   CHECK_THAT(progress_line("generate", 1, 4, 2.0, tools::ProgressUnit::answers), Catch::Contains("1 answers of 4 answers"));
 }
 

@@ -43,13 +43,14 @@ TEST_CASE("a text file has a prompt a line; blank lines, BOM and CRLF are not pa
 TEST_CASE("JSON lines take prompt or prompt_tokens, id, and settings for the line") {
   GenerationSettings defaults;
   defaults.max_new_tokens = 7;
-  const auto p = read("p.jsonl",
-                      "\xEF\xBB\xBF{\"prompt\": \"a\\nb\", \"id\": \"first\", \"temperature\": 0.5, \"do_sample\": true, \"top_k\": 3, \"stop\": \"x\"}\r\n"
-                      "\n"
-                      "{\"prompt_tokens\": [2, 100, 5], \"id\": 17, \"max_new_tokens\": 16, \"stop\": [\"a\", \"b\"], \"seed\": 18446744073709551615}\n"
-                      "{\"prompt\": \"\", \"top_p\": null, \"logprobs\": 0, \"ignore_eos\": true, \"min_new_tokens\": 2, \"min_p\": 0.5, "
-                      "\"repetition_penalty\": 2, \"no_repeat_ngram_size\": 4, \"num_return_sequences\": 1}\n",
-                      defaults);
+  const auto p =
+      read("p.jsonl",
+           "\xEF\xBB\xBF{\"prompt\": \"a\\nb\", \"id\": \"first\", \"temperature\": 0.5, \"do_sample\": true, \"top_k\": 3, \"stop\": \"x\"}\r\n"
+           "\n"
+           "{\"prompt_tokens\": [2, 100, 5], \"id\": 17, \"max_new_tokens\": 16, \"stop\": [\"a\", \"b\"], \"seed\": 18446744073709551615}\n"
+           "{\"prompt\": \"\", \"top_p\": null, \"logprobs\": 0, \"ignore_eos\": true, \"min_new_tokens\": 2, \"min_p\": 0.5, "
+           "\"repetition_penalty\": 2, \"no_repeat_ngram_size\": 4, \"num_return_sequences\": 1}\n",
+           defaults);
   REQUIRE(p.size() == 3);
   CHECK(p[0].text == "a\nb");
   CHECK(p[0].id == "first");
@@ -80,7 +81,8 @@ TEST_CASE("JSON lines take prompt or prompt_tokens, id, and settings for the lin
 
 TEST_CASE("prompts from the command line come first, then token lists, then files") {
   testing::TempDir dir;
-  const auto p = collect_prompts({.texts = {"a", ""}, .tokens = {"2, 100 ,5", "0"}, .files = {dir.write("p.txt", "c\n"), dir.write("q.jsonl", "{\"prompt\": \"d\"}")}}, {});
+  const auto p = collect_prompts(
+      {.texts = {"a", ""}, .tokens = {"2, 100 ,5", "0"}, .files = {dir.write("p.txt", "c\n"), dir.write("q.jsonl", "{\"prompt\": \"d\"}")}}, {});
   CHECK(texts(p) == Texts{"a", "", "(tokens)", "(tokens)", "c", "d"});
   CHECK(p[2].tokens == std::vector<int32_t>{2, 100, 5});
   CHECK(p[3].tokens == std::vector<int32_t>{0});
@@ -201,5 +203,6 @@ TEST_CASE("a generation_config.json gives defaults, and its mistakes are the che
   CHECK_FAULT((with("[]"), 0), Fault::checkpoint, "g.json: found an empty list, allowed an object");
   CHECK_FAULT((with(R"({"temperature": "warm"})"), 0), Fault::checkpoint, "g.json: temperature: found a string, allowed a number");
   CHECK_FAULT((with(R"({"top_p": 7})"), 0), Fault::checkpoint, "g.json: top_p: found 7, allowed a number from 0 to 1");
-  CHECK_FAULT((with(R"({"eos_token_id": "</s>"})"), 0), Fault::checkpoint, "g.json: eos_token_id: found a string, allowed a whole number from 0 to 2147483647");
+  CHECK_FAULT((with(R"({"eos_token_id": "</s>"})"), 0), Fault::checkpoint,
+              "g.json: eos_token_id: found a string, allowed a whole number from 0 to 2147483647");
 }

@@ -7,7 +7,8 @@ using flexgen::tools::terminal_safe;
 
 TEST_CASE("text without control characters is shown as it is") {
   CHECK(terminal_safe("") == "");
-  CHECK(terminal_safe("To be,\n\tor not: caf\xC3\xA9 \xF0\x9F\x99\x82 \xE2\x80\x94") == "To be,\n\tor not: caf\xC3\xA9 \xF0\x9F\x99\x82 \xE2\x80\x94");
+  CHECK(terminal_safe("To be,\n\tor not: caf\xC3\xA9 \xF0\x9F\x99\x82 \xE2\x80\x94") ==
+        "To be,\n\tor not: caf\xC3\xA9 \xF0\x9F\x99\x82 \xE2\x80\x94");
 }
 
 TEST_CASE("what would act on the terminal is left out") {

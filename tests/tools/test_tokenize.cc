@@ -76,13 +76,16 @@ TEST_CASE("tokenize reads the tokenizer of a model file", "[tools]") {
   write_small_model(dir / "m.flex", description.dump());
   CHECK(tokenize("the king\n", {}, dir / "m.flex").out == tokenize("the king\n").out);
   write_small_model(dir / "none.flex", R"({"model":{"family":"opt"}})");
-  check_refused(tokenize("x\n", {}, dir / "none.flex"), 3,
-                "error[E-checkpoint]: " + dir.path() + "/none.flex: holds no tokenizer. Convert the model again from a folder with its tokenizer's files");
+  check_refused(
+      tokenize("x\n", {}, dir / "none.flex"), 3,
+      "error[E-checkpoint]: " + dir.path() + "/none.flex: holds no tokenizer. Convert the model again from a folder with its tokenizer's files");
 }
 
 TEST_CASE("tokenize names the line that it cannot use", "[tools]") {
   const std::string start = "error[E-usage]: standard input: line 2: ";
-  const auto refused = [&](const std::string& line, const char* option) { return tokenize((option == std::string("--decode") ? "[1]\n" : "{\"text\": \"\"}\n") + line + "\n", {option}); };
+  const auto refused = [&](const std::string& line, const char* option) {
+    return tokenize((option == std::string("--decode") ? "[1]\n" : "{\"text\": \"\"}\n") + line + "\n", {option});
+  };
   check_refused(refused("{\"text\": 5}", "--jsonl"), 2, start + "text: found 5, allowed a string");
   check_refused(refused("{\"txt\": \"x\"}", "--jsonl"), 2, start + "text is missing");
   check_refused(refused("[]", "--jsonl"), 2, start + "found a list, allowed an object");
@@ -103,8 +106,9 @@ TEST_CASE("tokenize refuses options that do not go together, and models that are
   CHECK(tokenize("", {"--decode", "--parse-special"}).exit == 2);
   CHECK(tokenize("", {"--skip-special"}).exit == 2);
   TempDir dir;
-  check_refused(tokenize("", {}, dir.path()), 3, "error[E-checkpoint]: " + dir.path() +
-                                                      ": tokenizer: found none of its files, allowed tokenizer.json, or vocab.json with merges.txt. Copy them from the model's folder");
+  check_refused(tokenize("", {}, dir.path()), 3,
+                "error[E-checkpoint]: " + dir.path() +
+                    ": tokenizer: found none of its files, allowed tokenizer.json, or vocab.json with merges.txt. Copy them from the model's folder");
   CHECK(tokenize("", {}, dir / "absent").exit == 4);
 }
 

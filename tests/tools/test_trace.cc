@@ -133,7 +133,8 @@ TEST_CASE("a chart has a line a row, shaded by share, and an axis", "[tools]") {
         " read 2 |     ########        \n"
         "          +-------------------\n"
         "          0\n");
-  CHECK_THAT(timeline_chart(t, {0, t.end_ns}, {.width = 30, .colour = true}), Catch::Contains("│ \x1b[32m") && Catch::Contains("████") && Catch::Contains("┴──"));
+  CHECK_THAT(timeline_chart(t, {0, t.end_ns}, {.width = 30, .colour = true}),
+             Catch::Contains("│ \x1b[32m") && Catch::Contains("████") && Catch::Contains("┴──"));
   CHECK(axis_label(0, 5) == "0");
   CHECK(axis_label(1'250'000, 250'000) == "1.25 ms");
   CHECK(axis_label(2'000'000'000, 500'000'000) == "2.0 s");
@@ -157,7 +158,9 @@ TEST_CASE("an SVG draws what is wide enough and melts the rest; it stays small",
 }
 
 TEST_CASE("a file that is no trace is refused with its place", "[tools]") {
-  const auto refused = [](const std::string& text, const std::string& message) { CHECK_FAULT(parse_timeline(text, "t.json"), Fault::checkpoint, message); };
+  const auto refused = [](const std::string& text, const std::string& message) {
+    CHECK_FAULT(parse_timeline(text, "t.json"), Fault::checkpoint, message);
+  };
   refused("", "t.json: invalid JSON at byte 0");
   refused("[]", "t.json: found a list, allowed an object with traceEvents");
   refused("7", "t.json: found a number, allowed an object with traceEvents");
@@ -171,27 +174,36 @@ TEST_CASE("a file that is no trace is refused with its place", "[tools]") {
   refused(events(R"({"ph":"B","name":"x"})"), "ph: found another phase, allowed M or X");
   refused(events(R"({"ph":"M","name":"x"})"), "name: found 'x', allowed process_name, thread_name or thread_sort_index");
   refused(events(R"({"ph":"M","tid":1,"name":"thread_name"})"), "args.name is missing");
-  refused(events(R"({"ph":"M","tid":1,"name":"thread_name","args":{"name":"gpu"}})"), "row name: found 'gpu', allowed compute, wait, verify, read, write, perhaps with a number");
+  refused(events(R"({"ph":"M","tid":1,"name":"thread_name","args":{"name":"gpu"}})"),
+          "row name: found 'gpu', allowed compute, wait, verify, read, write, perhaps with a number");
   refused(events(R"({"ph":"M","tid":1,"name":"thread_name","args":{"name":"read x"}})"), "row name: found 'read x'");
   refused(events(kRow + "," + kRow), "event 1 near byte 146: row 1 is named twice");
   refused(events(R"({"ph":"X","tid":1,"ts":0,"dur":1,"name":"x"})"), "tid: found 1, allowed a row that was named before");
   refused(events(R"({"ph":"X","tid":1,"ts":0,"name":"x"})"), "dur is missing");
   refused(events(R"({"ph":"X","tid":1,"tid":1,"ts":0,"dur":1,"name":"x"})"), "'tid' is given twice");
-  refused(events(kRow + R"(,{"ph":"X","tid":1,"ts":-1,"dur":1,"name":"x"})"), "event 1 near byte 107: ts: found -1, allowed microseconds from 0 to 4000000000000");
+  refused(events(kRow + R"(,{"ph":"X","tid":1,"ts":-1,"dur":1,"name":"x"})"),
+          "event 1 near byte 107: ts: found -1, allowed microseconds from 0 to 4000000000000");
   refused(events(kRow + R"(,{"ph":"X","tid":1,"ts":"0","dur":1,"name":"x"})"), "ts: found a string, which it cannot be");
-  refused(events(kRow + R"(,{"ph":"X","tid":1,"ts":0,"dur":1,"name":"x","args":{"layer":1.5}})"), "layer: found 1.5, allowed a whole number from 0 to 2147483647");
+  refused(events(kRow + R"(,{"ph":"X","tid":1,"ts":0,"dur":1,"name":"x","args":{"layer":1.5}})"),
+          "layer: found 1.5, allowed a whole number from 0 to 2147483647");
   refused(events(kRow + R"(,{"ph":"X","tid":1,"ts":0,"dur":1,"name":""})"), "name: found '', allowed 1 to 64 bytes of text");
   refused(events(kRow + R"(,{"ph":"X","tid":1,"ts":0,"dur":1,"name":"\u001b[2J"})"), "name: found '\\x1b[2J', allowed 1 to 64 bytes of text");
   refused(events(kRow + R"(,{"ph":"X","tid":1,"ts":5,"dur":9,"name":"a"},{"ph":"X","tid":1,"ts":0,"dur":6,"name":"b"})"),
           "row 'compute': the event at 5.000 us begins before the one before it has ended");
   refused("{\"x\":" + std::string(40, '[') + std::string(40, ']') + "}", "JSON is nested deeper than 32 levels");
   refused("{\"x\":\"\xff\"}", "invalid UTF-8 at byte 6");
-  CHECK_FAULT(parse_timeline(events(kRow + R"(,{"ph":"X","tid":1,"ts":0,"dur":1,"name":"a"},{"ph":"X","tid":1,"ts":1,"dur":1,"name":"a"})"), "t", {.events = 1}), Fault::checkpoint,
-              "found more than 1 events");
+  CHECK_FAULT(parse_timeline(events(kRow + R"(,{"ph":"X","tid":1,"ts":0,"dur":1,"name":"a"},{"ph":"X","tid":1,"ts":1,"dur":1,"name":"a"})"), "t",
+                             {.events = 1}),
+              Fault::checkpoint, "found more than 1 events");
   CHECK_FAULT(parse_timeline(events(kRow), "t", {.rows = 0}), Fault::checkpoint, "found more than 0 rows");
-  CHECK_FAULT(parse_timeline(events(kRow + R"(,{"ph":"X","tid":1,"ts":0,"dur":1,"name":"a"})"), "t", {.names = 0}), Fault::checkpoint, "found more than 0 different names");
+  CHECK_FAULT(parse_timeline(events(kRow + R"(,{"ph":"X","tid":1,"ts":0,"dur":1,"name":"a"})"), "t", {.names = 0}), Fault::checkpoint,
+              "found more than 0 different names");
   // what is unknown is skipped, in any place
-  CHECK(parse_timeline(R"({"a":[{"ph":"Z"}],"traceEvents":[{"ph":"M","name":"thread_name","tid":2,"args":{"x":{"name":[]},"name":"write"},"y":[]}],"z":{}})", "t").rows.at(0).name == "write");
+  CHECK(
+      parse_timeline(
+          R"({"a":[{"ph":"Z"}],"traceEvents":[{"ph":"M","name":"thread_name","tid":2,"args":{"x":{"name":[]},"name":"write"},"y":[]}],"z":{}})", "t")
+          .rows.at(0)
+          .name == "write");
 }
 
 TEST_CASE("lengths of time", "[tools]") {
@@ -213,7 +225,8 @@ TEST_CASE("flexgen trace from outside", "[tools]") {
   CHECK(chart.err.empty());
   CHECK_THAT(chart.out, Catch::Contains("compute │ ") && Catch::Contains("read, all") && Catch::Contains("28.6% of the reading was hidden"));
   CHECK_THAT(chart.out, !Catch::Contains("\x1b"));
-  CHECK_THAT(read_text_file(svg), Catch::StartsWith("<svg ") && Catch::EndsWith("</svg>\n") && Catch::Contains("fc1, layer 3") && Catch::Contains(">t.json<"));
+  CHECK_THAT(read_text_file(svg),
+             Catch::StartsWith("<svg ") && Catch::EndsWith("</svg>\n") && Catch::Contains("fc1, layer 3") && Catch::Contains(">t.json<"));
   const RunResult ascii = run_flexgen({"trace", file, "--ascii", "--from", "50us", "--to", "0.00009"});
   CHECK_THAT(ascii.out, Catch::Contains("compute | ####") && Catch::Contains("computing 100.0%, disk busy 50.0%") && !Catch::Contains("│"));
   const RunResult numbers = run_flexgen({"trace", file, "--json"});
@@ -233,7 +246,8 @@ TEST_CASE("flexgen trace from outside", "[tools]") {
   };
   check(run_flexgen({"trace"}), 2, "FILE is required");
   check(run_flexgen({"trace", dir / "missing.json"}), 4, "missing.json: cannot be opened");
-  check(run_flexgen({"trace", dir.write("bad.json", "{\"traceEvents\":[7]}")}), 3, "bad.json: event 0 near byte 17: found a number, allowed an object");
+  check(run_flexgen({"trace", dir.write("bad.json", "{\"traceEvents\":[7]}")}), 3,
+        "bad.json: event 0 near byte 17: found a number, allowed an object");
   check(run_flexgen({"trace", file, "--width", "20"}), 2, "--width: found 20, allowed 40 to 1000 columns");
   check(run_flexgen({"trace", file, "--from", "soon"}), 2, "--from: found 'soon', allowed a time such as 1.2s, 300ms or 15us");
   check(run_flexgen({"trace", file, "--from", "1s"}), 2, "--from: found 1s, but the trace ends after 0.0001 s");
@@ -244,7 +258,8 @@ TEST_CASE("flexgen trace from outside", "[tools]") {
 TEST_CASE("generate writes a trace, also where it fails or is stopped", "[tools]") {
   const TempDir dir;
   const std::string file = dir / "run.json", model = testing::fixture_model("tiny-opt");
-  const RunResult r = run_flexgen({"generate", "--model", model, "--prompt", "In the", "--prompt", "HAMLET:", "--gpu-batch-size", "1", "--max-new-tokens", "3", "--trace", file});
+  const RunResult r = run_flexgen(
+      {"generate", "--model", model, "--prompt", "In the", "--prompt", "HAMLET:", "--gpu-batch-size", "1", "--max-new-tokens", "3", "--trace", file});
   INFO(r.err);
   REQUIRE(r.exit == 0);
   const Timeline t = read_timeline(file);
@@ -266,8 +281,9 @@ TEST_CASE("generate writes a trace, also where it fails or is stopped", "[tools]
   CHECK(cut.exit == 2);
   CHECK(read_timeline(failed).rows.empty());
   const std::string cut_short = dir / "stopped.json";
-  const RunResult stopped = run_flexgen({"generate", "--model", model, "--prompt", "x", "--max-new-tokens", "500", "--threads", "1", "--isa", "ref", "--trace", cut_short},
-                                        {.signal = SIGINT, .signal_after_ms = 300});
+  const RunResult stopped =
+      run_flexgen({"generate", "--model", model, "--prompt", "x", "--max-new-tokens", "500", "--threads", "1", "--isa", "ref", "--trace", cut_short},
+                  {.signal = SIGINT, .signal_after_ms = 300});
   CHECK((stopped.exit == 130 || stopped.exit == 0));
   if (stopped.exit == 0 || stopped.err.find("interrupted") != std::string::npos) CHECK_NOTHROW(read_timeline(cut_short));
   CHECK(run_flexgen({"generate", "--model", model, "--prompt", "x", "--trace", dir / "no/folder.json"}).exit == 4);

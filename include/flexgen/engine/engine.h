@@ -49,7 +49,8 @@ class Engine {
         tokenizer_(tokenizer),
         options_(options),
         cache_(options.kv ? *options.kv
-                          : KvOptions::in_memory(model.n_layers, {options.kv_dtype, model.n_kv_heads, model.head_dim, options.page_tokens}, options.kv_bytes)),
+                          : KvOptions::in_memory(model.n_layers, {options.kv_dtype, model.n_kv_heads, model.head_dim, options.page_tokens},
+                                                 options.kv_bytes)),
         sweep_(model_, backend, {&pool, nullptr}, weights, cache_, options.sweep) {
     for (const auto& [what, value] : {std::pair{"gpu-batch-size", options.gpu_batch_size}, {"num-gpu-batches", options.num_gpu_batches},
                                       {"micro-batch-tokens", options.micro_batch_tokens}, {"sweep tokens", options.sweep_tokens}})
@@ -254,8 +255,8 @@ class Engine {
     const int k = g.started++;
     ++g.running;
     const bool last = g.started == g.n_samples();
-    auto s = std::make_unique<Sequence>(Sequence{&g, k, last ? std::exchange(g.base, 0) : cache_.fork(g.base), g.request.prompt, g.request.prompt.size(),
-                                                 sampler(g, k), text(g)});
+    auto s = std::make_unique<Sequence>(
+        Sequence{&g, k, last ? std::exchange(g.base, 0) : cache_.fork(g.base), g.request.prompt, g.request.prompt.size(), sampler(g, k), text(g)});
     Row row{s.get(), {}, ""};
     sample(row, g.logits);
     Sequence& sequence = *running_.emplace_back(std::move(s));
@@ -329,7 +330,8 @@ class Engine {
     events.push_back(std::move(e));
     if (settings.is_eos(row.token.id)) return end(s, FinishReason::eos, "", events);
     if (s.text.stopped()) return end(s, FinishReason::stop, "", events);
-    if (static_cast<int64_t>(s.context.size() - s.n_prompt) == settings.max_new_tokens || static_cast<int64_t>(s.context.size()) > model_.max_positions)
+    if (static_cast<int64_t>(s.context.size() - s.n_prompt) == settings.max_new_tokens ||
+        static_cast<int64_t>(s.context.size()) > model_.max_positions)
       return end(s, FinishReason::length, "", events);
   }
 

@@ -45,8 +45,8 @@ struct FlowStatistics {
 };
 
 // The parts' counts since they were made, as one. elapsed_s is the caller's to tell.
-inline FlowStatistics flow_statistics(const SweepStatistics& sweep, const HiddenStatistics& hidden, const WeightStatistics& weights, const KvStatistics& cache,
-                                      const IoStatistics& io) {
+inline FlowStatistics flow_statistics(const SweepStatistics& sweep, const HiddenStatistics& hidden, const WeightStatistics& weights,
+                                      const KvStatistics& cache, const IoStatistics& io) {
   FlowStatistics f;
   f.compute_s = sweep.compute_s;
   f.verify_s = weights.verify_s + cache.verify_s;
@@ -73,11 +73,13 @@ namespace detail {
 template <typename Fn>
 FlowStatistics combined(FlowStatistics a, const FlowStatistics& b, Fn&& fn) {
   using F = FlowStatistics;
-  for (double F::* field : {&F::elapsed_s, &F::compute_s, &F::verify_s, &F::wait_disk_s, &F::wait_slot_s, &F::disk_s, &F::read_s, &F::write_s, &F::byte_seconds})
+  for (double F::*field :
+       {&F::elapsed_s, &F::compute_s, &F::verify_s, &F::wait_disk_s, &F::wait_slot_s, &F::disk_s, &F::read_s, &F::write_s, &F::byte_seconds})
     a.*field = fn(a.*field, b.*field);
   for (uint64_t F::* field : {&F::bytes_read, &F::bytes_written, &F::short_transfers, &F::retries, &F::reread}) a.*field = fn(a.*field, b.*field);
   for (F::Tiers F::* tiers : {&F::weights, &F::cache, &F::activations})
-    for (uint64_t F::Tiers::* field : {&F::Tiers::memory, &F::Tiers::disk, &F::Tiers::written}) (a.*tiers).*field = fn((a.*tiers).*field, (b.*tiers).*field);
+    for (uint64_t F::Tiers::*field : {&F::Tiers::memory, &F::Tiers::disk, &F::Tiers::written})
+      (a.*tiers).*field = fn((a.*tiers).*field, (b.*tiers).*field);
   return a;
 }
 

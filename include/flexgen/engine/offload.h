@@ -42,11 +42,14 @@ class Offload {
     if (plan_.hidden_disk_bytes > 0) hidden_spill_.emplace(SpillFile::create(options.spill_folder, plan_.hidden_disk_bytes));
     arena_ = Arena(plan_.arena_bytes(), policy.pin_weight ? options.pinner : nullptr);
     cut();
-    // resident weights are read once: pinning them for the ring would cost the kernel more than it saves
-    io_ = make_io_engine({.engine = options.io_engine, .memory = arena_.memory().subspan(MemoryPlan::piece(plan_.weights.resident_bytes())), .faults = std::move(options.faults), .trace = options.trace});
+    io_ = make_io_engine({.engine = options.io_engine, .memory = transfer_memory(), .faults = std::move(options.faults), .trace = options.trace});
     weights_ = std::make_unique<TieredWeights>(model.file(), plan_.weights, resident_, ring_, rows_, *io_, pool,
-                                               TieredWeightsOptions{.verify = policy.verify, .look_ahead = policy.overlap, .fd = file_.fd(), .trace = options.trace,
-                                                                    .progress = std::move(options.progress), .stop = options.stop});
+                                               TieredWeightsOptions{.verify = policy.verify,
+                                                                    .look_ahead = policy.overlap,
+                                                                    .fd = file_.fd(),
+                                                                    .trace = options.trace,
+                                                                    .progress = std::move(options.progress),
+                                                                    .stop = options.stop});
   }
 
   const MemoryPlan& plan() const { return plan_; }
@@ -61,7 +64,8 @@ class Offload {
   void check_disk() const {
     io_->drain();
     if (const uint64_t n = io_->statistics().errors; n > 0)
-      fail(Fault::io, "{}: {} reads or writes that nothing waited for failed in the end. The answers are complete; check the disk and the system's log",
+      fail(Fault::io,
+           "{}: {} reads or writes that nothing waited for failed in the end. The answers are complete; check the disk and the system's log",
            file_.path(), n);
   }
 
@@ -81,7 +85,12 @@ class Offload {
     SweepOptions o;
     o.activation_bytes = UINT64_MAX;  // the plan has bounded a sweep's tokens
     o.logits_bytes = plan_.logits_bytes;
-    o.hidden = {.memory_share = plan_.activation_share, .memory = hidden_, .frames = frames_, .io = io_.get(), .look_ahead = policy_.overlap, .trace = trace_};
+    o.hidden = {.memory_share = plan_.activation_share,
+                .memory = hidden_,
+                .frames = frames_,
+                .io = io_.get(),
+                .look_ahead = policy_.overlap,
+                .trace = trace_};
     if (hidden_spill_) o.hidden.fd = hidden_spill_->fd(), o.hidden.path = hidden_spill_->name();
     o.merge_steps = !policy_.sep_layer;
     o.scratch = scratch_;
@@ -105,20 +114,34 @@ class Offload {
  private:
   static IoFile open(const LanguageModel& model, const MemoryPlan& plan) {
     if (plan.missing_bytes() > 0)
-      fail(Fault::space, "{}: does not fit: found a need of {} of memory, allowed {}: {} are missing. Give more --memory, fewer or shorter sequences, or more to the disk",
+      fail(Fault::space,
+           "{}: does not fit: found a need of {} of memory, allowed {}: {} are missing. Give more --memory, fewer or shorter sequences, or more to "
+           "the disk",
            model.file().file().path(), format_bytes(plan.memory_bytes()), format_bytes(plan.budget_bytes), format_bytes(plan.missing_bytes()));
     return IoFile::open(model.file().file());
   }
 
   // Large pieces first: they begin on huge pages, and so nothing is lost between them.
   void cut() {
-    const std::pair<std::span<std::byte>*, uint64_t> pieces[] = {
-        {&resident_, plan_.weights.resident_bytes()}, {&ring_, plan_.ring_bytes},       {&rows_, plan_.rows_bytes},       {&kv_, plan_.kv.memory_bytes()},
-        {&hidden_, plan_.hidden_bytes},               {&frames_, plan_.frames_bytes},   {&scratch_, plan_.scratch_bytes}, {&head_, plan_.head_bytes}};
+    const std::pair<std::span<std::byte>*, uint64_t> pieces[] = {{&resident_, plan_.weights.resident_bytes()},
+                                                                 {&ring_, plan_.ring_bytes},
+                                                                 {&rows_, plan_.rows_bytes},
+                                                                 {&kv_, plan_.kv.memory_bytes()},
+                                                                 {&hidden_, plan_.hidden_bytes},
+                                                                 {&frames_, plan_.frames_bytes},
+                                                                 {&scratch_, plan_.scratch_bytes},
+                                                                 {&head_, plan_.head_bytes}};
     for (const bool large : {true, false})
       for (const auto& [piece, bytes] : pieces)
         if (bytes > 0 && (bytes >= Arena::kHugePage) == large)
           *piece = arena_.take(MemoryPlan::piece(bytes), large ? Arena::kHugePage : 4096).first(bytes);
+  }
+
+  // All but the resident weights, where these come first, as a large piece does: they are read once, and pinning them for the ring would
+  // cost the kernel more than it saves.
+  std::span<std::byte> transfer_memory() const {
+    const std::span<std::byte> all = arena_.memory();
+    return resident_.data() == all.data() ? all.subspan(MemoryPlan::piece(resident_.size())) : all;
   }
 
   const Policy& policy_;

@@ -63,7 +63,8 @@ inline PerplexityResult perplexity(const ModelDescription& model, const Backend&
   }
 
   const KvLayout layout{o.kv_dtype, model.n_kv_heads, model.head_dim, kAttentionBlock};
-  const auto window_bytes = static_cast<uint64_t>(2 * model.n_layers * div_up(o.max_length, layout.page_tokens)) * round_up<uint64_t>(layout.page_bytes(), 4096);
+  const auto window_bytes =
+      static_cast<uint64_t>(2 * model.n_layers * div_up(o.max_length, layout.page_tokens)) * round_up<uint64_t>(layout.page_bytes(), 4096);
   const auto at_once = o.kv ? static_cast<uint64_t>(std::max<int64_t>(1, o.windows_at_once))
                             : std::clamp<uint64_t>(o.kv_bytes / window_bytes, 1, static_cast<uint64_t>(o.gpu_batch_size * o.num_gpu_batches));
   KvStore cache(o.kv ? *o.kv : KvOptions::in_memory(model.n_layers, layout, at_once * window_bytes));
@@ -97,7 +98,8 @@ inline PerplexityResult perplexity(const ModelDescription& model, const Backend&
     for (const auto& [id, window] : by_sequence) cache.drop(id);
   }
   result.nll = total / static_cast<double>(result.tokens);
-  if (!std::isfinite(result.nll)) fail(Fault::damaged, "the model's logits are not finite numbers. The weights are damaged or overflow in this number format");
+  if (!std::isfinite(result.nll))
+    fail(Fault::damaged, "the model's logits are not finite numbers. The weights are damaged or overflow in this number format");
   return result;
 }
 

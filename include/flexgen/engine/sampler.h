@@ -157,8 +157,9 @@ class Sampler {
   static void require_finite(std::span<const float> logits, size_t position) {
     if (all_finite(logits)) return;
     const auto bad = std::find_if(logits.begin(), logits.end(), [](float v) { return !std::isfinite(v); });
-    fail(Fault::damaged, "logits after token {}: found {} for id {}, allowed finite numbers. The weights are damaged or overflow in this number format",
-         position, *bad, bad - logits.begin());
+    fail(Fault::damaged,
+         "logits after token {}: found {} for id {}, allowed finite numbers. The weights are damaged or overflow in this number format", position,
+         *bad, bad - logits.begin());
   }
 
   int32_t choose(std::span<const float> logits, std::span<const int32_t> context, size_t n_new, SamplerScratch& scratch) const {

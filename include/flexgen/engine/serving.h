@@ -59,7 +59,8 @@ inline std::string objection(const Request& r, const ModelDescription& model, bo
   for (const int32_t t : r.prompt)
     if (t < 0 || t >= model.vocab) return fmt::format("token {} in the prompt: allowed 0 to {}", t, model.vocab - 1);
   if (n_tok > limit && before > 0)
-    return fmt::format("the context is full: {} tokens with this prompt, the model takes {}. Start anew (/reset)", with_commas(n_tok), with_commas(limit));
+    return fmt::format("the context is full: {} tokens with this prompt, the model takes {}. Start anew (/reset)", with_commas(n_tok),
+                       with_commas(limit));
   if (n_tok > limit) return fmt::format("the prompt has {} tokens, the model takes {}", with_commas(n_tok), with_commas(limit));
   try {
     check(r.settings);

@@ -98,7 +98,8 @@ class Placement {
     FG_CHECK(!plan_.records.empty(), "tensor '{}' before any record", name);
     FileRecord& record = plan_.records.back();
     FileTensor t{std::string(name), dtype, shape, 0, 0, plan_.records.size() - 1, 0, 0, rows_per_block};
-    if (shape.empty() || shape.size() > 2) fail(Fault::checkpoint, "{}: tensor '{}': found {} dimensions, allowed 1 or 2", source_, name, shape.size());
+    if (shape.empty() || shape.size() > 2)
+      fail(Fault::checkpoint, "{}: tensor '{}': found {} dimensions, allowed 1 or 2", source_, name, shape.size());
     for (const int64_t d : shape)
       if (d < 1) fail(Fault::checkpoint, "{}: tensor '{}': found shape {}, allowed dimensions of at least 1", source_, name, to_string(shape));
     const uint64_t row_bytes = bounded(name, checked_mul(static_cast<uint64_t>(shape.back()), size_of(dtype), label(name)));
@@ -135,8 +136,9 @@ class Placement {
 
  private:
   void check_name(std::string_view what, std::string_view name) const {
-    const bool good = !name.empty() && name.size() < sizeof(layout::NameField) &&
-                      std::all_of(name.begin(), name.end(), [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '_'; });
+    const bool good = !name.empty() && name.size() < sizeof(layout::NameField) && std::all_of(name.begin(), name.end(), [](char c) {
+      return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '_';
+    });
     if (!good) fail(Fault::checkpoint, "{}: {} name: found '{}', allowed 1 to 63 of a-z, 0-9, '.' and '_'", source_, what, printable(name));
   }
 
@@ -144,8 +146,8 @@ class Placement {
 
   uint64_t bounded(std::string_view name, uint64_t bytes) const {
     if (bytes > max_bytes_ || at_ > max_bytes_ - bytes)
-      fail(Fault::checkpoint, "{}: tensor '{}': {} bytes from byte {} of the records on go beyond the {} bytes there are", source_, name, with_commas(bytes),
-           with_commas(at_), with_commas(max_bytes_));
+      fail(Fault::checkpoint, "{}: tensor '{}': {} bytes from byte {} of the records on go beyond the {} bytes there are", source_, name,
+           with_commas(bytes), with_commas(at_), with_commas(max_bytes_));
     return bytes;
   }
 
@@ -167,8 +169,8 @@ class Placement {
     const auto per_block = static_cast<uint64_t>(t.rows_per_block);
     const uint64_t n_blocks = div_up(rows, per_block);
     if (n_blocks > max_blocks_ - plan_.blocks.size())
-      fail(Fault::checkpoint, "{}: tensor '{}': {} blocks after {} others are more than the {} there are", source_, t.name, n_blocks, plan_.blocks.size(),
-           max_blocks_);
+      fail(Fault::checkpoint, "{}: tensor '{}': {} blocks after {} others are more than the {} there are", source_, t.name, n_blocks,
+           plan_.blocks.size(), max_blocks_);
     bounded(t.name, checked_mul(rows, row_bytes, label(t.name)));
     t.offset = at_;
     t.first_block = plan_.blocks.size();

@@ -50,7 +50,8 @@ class ModelFile {
     const uint64_t found = hash_of(i, bytes);
     const FileBlock& block = plan_.blocks[i];
     if (found != block.hash)
-      fail(Fault::damaged, "{}: weights damaged: {}, block {}, bytes {} to {} of the file: found hash {:016x}, expected {:016x}. Copy or convert it again",
+      fail(Fault::damaged,
+           "{}: weights damaged: {}, block {}, bytes {} to {} of the file: found hash {:016x}, expected {:016x}. Copy or convert it again",
            file_.path(), block_owner(i), i, block.offset, block.offset + block.bytes - 1, found, block.hash);
   }
 
@@ -138,7 +139,8 @@ inline void ModelFile::read_header() {
   const std::string_view head(reinterpret_cast<const char*>(&header_), there), magic(layout::kMagic.data(), layout::kMagic.size());
   if (head.substr(0, magic.size()) != magic.substr(0, std::min(there, magic.size())))
     fail(Fault::checkpoint, "{}: is not a flexgen model file: found {}. Make one with flexgen convert", path, detail::guess_format(head));
-  if (there < sizeof(header_)) fail(Fault::damaged, "{}: ends at byte {} inside its header of 4,096 bytes: truncated. Copy or convert it again", path, there);
+  if (there < sizeof(header_))
+    fail(Fault::damaged, "{}: ends at byte {} inside its header of 4,096 bytes: truncated. Copy or convert it again", path, there);
   const uint64_t hash = XXH3_64bits_withSeed(&header_, offsetof(layout::FileHeader, hash), 0);
   if (hash != header_.hash)
     fail(Fault::damaged, "{}: header is damaged: found hash {:016x}, expected {:016x}. Copy or convert it again", path, hash, header_.hash);
@@ -148,8 +150,8 @@ inline void ModelFile::read_header() {
   expect<uint64_t>("header bytes", header_.header_bytes, sizeof(header_));
   expect<uint64_t>("flags", header_.flags, 0);
   if (header_.file_bytes != file_.size())
-    fail(Fault::damaged, "{}: has {} bytes, its header says {}: {}. Copy or convert it again", path, with_commas(file_.size()), with_commas(header_.file_bytes),
-         file_.size() < header_.file_bytes ? "truncated" : "something was appended");
+    fail(Fault::damaged, "{}: has {} bytes, its header says {}: {}. Copy or convert it again", path, with_commas(file_.size()),
+         with_commas(header_.file_bytes), file_.size() < header_.file_bytes ? "truncated" : "something was appended");
   if (std::any_of(header_.zero.begin(), header_.zero.end(), [](uint8_t b) { return b != 0; }))
     fail(Fault::checkpoint, "{}: reserved bytes of the header are used. Update flexgen", path);
   // from here on sums cannot overflow: each part is held against the file's size before it is added
@@ -176,8 +178,8 @@ inline std::vector<std::byte> ModelFile::read_section(const layout::Section& s, 
   file_.read(s.offset, bytes);
   const uint64_t hash = XXH3_64bits_withSeed(bytes.data(), bytes.size(), header_.file_id + number);
   if (hash != s.hash)
-    fail(Fault::damaged, "{}: {} is damaged, bytes {} to {} of the file: found hash {:016x}, expected {:016x}. Copy or convert it again", file_.path(), what,
-         s.offset, s.offset + bytes.size() - 1, hash, s.hash);
+    fail(Fault::damaged, "{}: {} is damaged, bytes {} to {} of the file: found hash {:016x}, expected {:016x}. Copy or convert it again",
+         file_.path(), what, s.offset, s.offset + bytes.size() - 1, hash, s.hash);
   return bytes;
 }
 
@@ -204,14 +206,14 @@ inline void ModelFile::read_index(std::span<const std::byte> index, std::span<co
     placement.record(record_name);
     expect<uint64_t>(fmt::format("record '{}': first tensor", record_name), record.first_tensor, next);
     if (record.n_tensors > tensors.size() - next)
-      fail(Fault::checkpoint, "{}: record '{}': {} tensors after {} others are more than the {} there are", file_.path(), record_name, record.n_tensors, next,
-           tensors.size());
+      fail(Fault::checkpoint, "{}: record '{}': {} tensors after {} others are more than the {} there are", file_.path(), record_name,
+           record.n_tensors, next, tensors.size());
     for (size_t end = next + record.n_tensors; next < end; ++next) {
       const layout::TensorEntry& t = tensors[next];
       const std::string_view name = name_of(t.name);
       const auto refuse = [&](std::string_view what, uint64_t found, std::string_view allowed) {
-        fail(Fault::checkpoint, "{}: tensor '{}': {}: found {}, allowed {}. Update flexgen or convert the model again", file_.path(), printable(name), what,
-             found, allowed);
+        fail(Fault::checkpoint, "{}: tensor '{}': {}: found {}, allowed {}. Update flexgen or convert the model again", file_.path(), printable(name),
+             what, found, allowed);
       };
       if (t.layout != layout::kRowMajor) refuse("layout", t.layout, "0 (row-major)");
       if (t.dtype > static_cast<uint32_t>(DType::bf16)) refuse("number format", t.dtype, "0 (f32), 1 (f16) or 2 (bf16)");
@@ -219,7 +221,8 @@ inline void ModelFile::read_index(std::span<const std::byte> index, std::span<co
       if (t.record != r) refuse("record", t.record, std::to_string(r));
       if (t.rank == 1 && t.dims[1] != 0) refuse("second dimension of a vector", t.dims[1], "0");
       constexpr auto kMost = static_cast<uint64_t>(INT64_MAX);
-      if (t.dims[0] > kMost || t.dims[1] > kMost || t.rows_per_block > kMost) refuse("size", std::max({t.dims[0], t.dims[1], t.rows_per_block}), "less than 2^63");
+      if (t.dims[0] > kMost || t.dims[1] > kMost || t.rows_per_block > kMost)
+        refuse("size", std::max({t.dims[0], t.dims[1], t.rows_per_block}), "less than 2^63");
       Shape shape{static_cast<int64_t>(t.dims[0])};
       if (t.rank == 2) shape.push_back(static_cast<int64_t>(t.dims[1]));
       placement.tensor(name, static_cast<DType>(t.dtype), shape, static_cast<int64_t>(t.rows_per_block));
@@ -233,7 +236,9 @@ inline void ModelFile::read_index(std::span<const std::byte> index, std::span<co
   expect("file bytes", header_.file_bytes, plan_.file_bytes);
   for (size_t r = 0; r < records.size(); ++r) {
     const FileRecord& p = plan_.records[r];
-    const auto same = [&](std::string_view what, uint64_t found, uint64_t allowed) { expect(fmt::format("record '{}': {}", p.name, what), found, allowed); };
+    const auto same = [&](std::string_view what, uint64_t found, uint64_t allowed) {
+      expect(fmt::format("record '{}': {}", p.name, what), found, allowed);
+    };
     same("offset", records[r].offset, p.offset);
     same("bytes", records[r].bytes, p.bytes);
     same("first block", records[r].first_block, p.first_block);
@@ -242,7 +247,9 @@ inline void ModelFile::read_index(std::span<const std::byte> index, std::span<co
   }
   for (size_t i = 0; i < tensors.size(); ++i) {
     const FileTensor& p = plan_.tensors[i];
-    const auto same = [&](std::string_view what, uint64_t found, uint64_t allowed) { expect(fmt::format("tensor '{}': {}", p.name, what), found, allowed); };
+    const auto same = [&](std::string_view what, uint64_t found, uint64_t allowed) {
+      expect(fmt::format("tensor '{}': {}", p.name, what), found, allowed);
+    };
     same("offset", tensors[i].offset, p.offset);
     same("bytes", tensors[i].bytes, p.bytes);
     same("first block", tensors[i].first_block, p.first_block);

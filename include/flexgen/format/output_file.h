@@ -76,7 +76,8 @@ class OutputFile {
       if (!fd) fail(Fault::io, "{}: cannot be written: {}", temporary_, std::strerror(errno));
       if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
         if (errno == EWOULDBLOCK)
-          fail(Fault::locked, "{}: is being written by another process, which holds {}. Wait for it, or choose another name with -o", path_, temporary_);
+          fail(Fault::locked, "{}: is being written by another process, which holds {}. Wait for it, or choose another name with -o", path_,
+               temporary_);
         fail(Fault::io, "{}: cannot be locked: {}", temporary_, std::strerror(errno));
       }
       // between open and lock its owner may have renamed or removed it: then this is no longer the temporary file
@@ -92,15 +93,16 @@ class OutputFile {
     if (::ftruncate(fd, 0) != 0) fail(Fault::io, "{}: cannot be emptied: {}", temporary_, std::strerror(errno));
     const uint64_t free_bytes = free_disk_bytes(folder_);
     const auto no_space = [&] {
-      fail(Fault::space, "{}: found {} bytes of free disk space, {} are needed. Free some, or write to another disk with -o", path_, with_commas(free_bytes),
-           with_commas(size_bytes));
+      fail(Fault::space, "{}: found {} bytes of free disk space, {} are needed. Free some, or write to another disk with -o", path_,
+           with_commas(free_bytes), with_commas(size_bytes));
     };
     if (free_bytes < size_bytes) no_space();
     if (size_bytes == 0) return;
     int error = 0;
     while (::fallocate(fd, 0, 0, static_cast<off_t>(size_bytes)) != 0 && (error = errno) == EINTR) {}
     if (error == ENOSPC || error == EDQUOT) no_space();
-    if (error == EFBIG) fail(Fault::space, "{}: {} bytes are more than a file may have here. Raise the limit (ulimit -f)", path_, with_commas(size_bytes));
+    if (error == EFBIG)
+      fail(Fault::space, "{}: {} bytes are more than a file may have here. Raise the limit (ulimit -f)", path_, with_commas(size_bytes));
     if (error != 0 && error != EINTR && ::ftruncate(fd, static_cast<off_t>(size_bytes)) != 0)  // a file system without fallocate
       fail(Fault::io, "{}: {} bytes cannot be reserved: {}", temporary_, with_commas(size_bytes), std::strerror(errno));
   }

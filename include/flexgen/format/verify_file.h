@@ -49,7 +49,8 @@ inline std::vector<std::string> find_damage(const ModelFile& model, const Verify
   pool.parallel_for(static_cast<int64_t>(pieces.size()), [&](int64_t i, int worker) {
     const Piece& piece = pieces[static_cast<size_t>(i)];
     const std::string& path = model.file().path();
-    if (options.stop && options.stop->load(std::memory_order_relaxed)) fail(Fault::interrupted, "{}: interrupted before all of it was verified", path);
+    if (options.stop && options.stop->load(std::memory_order_relaxed))
+      fail(Fault::interrupted, "{}: interrupted before all of it was verified", path);
     std::string message;
     try {
       const auto bytes = reader.read(piece.offset, piece.bytes, buffers[static_cast<size_t>(worker)]);

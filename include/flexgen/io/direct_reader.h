@@ -38,7 +38,8 @@ class DirectReader {
       const ssize_t n = ::pread(direct_.get(), buffer.data() + done, whole - done, static_cast<off_t>(start + done));
       if (n < 0 && errno == EINTR) continue;
       // a refusal, or an end that is not on a page boundary: the page cache reads it, or says what is wrong
-      if (n <= 0 || (static_cast<size_t>(n) % kIoAlign != 0 && done + static_cast<size_t>(n) < head + size_bytes)) return through_cache(offset, size_bytes, buffer);
+      if (n <= 0 || (static_cast<size_t>(n) % kIoAlign != 0 && done + static_cast<size_t>(n) < head + size_bytes))
+        return through_cache(offset, size_bytes, buffer);
       done += static_cast<size_t>(n);
     }
     return {buffer.data() + head, size_bytes};

@@ -128,7 +128,8 @@ inline FaultSpec parse_fault_spec(std::string_view text) {
       continue;
     }
     const auto value = detail::whole_number<uint64_t>(item.substr(item.find('=') + 1));
-    if (!value) fail(Fault::usage, "--fault: the number in '{}': found '{}', allowed 0 or more", printable(item), printable(item.substr(item.find('=') + 1)));
+    if (!value)
+      fail(Fault::usage, "--fault: the number in '{}': found '{}', allowed 0 or more", printable(item), printable(item.substr(item.find('=') + 1)));
     (seed ? spec.seed : spec.reorder) = *value;
   }
   return spec;

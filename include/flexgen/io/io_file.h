@@ -82,7 +82,8 @@ class IoFile {
       fail(Fault::damaged, "{}: changed while in use: found {} bytes, allowed {} as when it was opened. Start again once it is whole", path_,
            with_commas(now.size), with_commas(identity_.size));
     if (now != identity_)
-      fail(Fault::damaged, "{}: changed while in use: found another time of modification than when it was opened. Start again once it is whole", path_);
+      fail(Fault::damaged, "{}: changed while in use: found another time of modification than when it was opened. Start again once it is whole",
+           path_);
   }
 
  private:
@@ -126,8 +127,8 @@ class SpillFile {
     std::string name = folder + "/flexgen-spill-XXXXXX";  // a file system without unnamed files
     fd.reset(::mkostemp(name.data(), O_CLOEXEC));
     if (!fd)
-      fail(errno == ENOSPC || errno == EDQUOT ? Fault::space : Fault::io, "{}: no file for the cache can be made in this folder: {}. Choose another folder", folder,
-           std::strerror(errno));
+      fail(errno == ENOSPC || errno == EDQUOT ? Fault::space : Fault::io,
+           "{}: no file for the cache can be made in this folder: {}. Choose another folder", folder, std::strerror(errno));
     ::unlink(name.c_str());
     return fd;
   }
@@ -140,7 +141,8 @@ class SpillFile {
     const uint64_t room = free_disk_bytes(folder);
     const bool cannot = error == EOPNOTSUPP || error == ENOSYS;
     if (error == ENOSPC || error == EDQUOT || error == EFBIG || (cannot && room < size_))
-      fail(Fault::space, "{}: the file for the cache needs {}: found {} free, allowed at least that. Choose another folder or a smaller cache on disk{}", folder,
+      fail(Fault::space,
+           "{}: the file for the cache needs {}: found {} free, allowed at least that. Choose another folder or a smaller cache on disk{}", folder,
            format_bytes(size_), format_bytes(room), error == ENOSPC || cannot ? "" : fmt::format(" ({})", std::strerror(error)));
     if (!cannot || ::ftruncate(fd_.get(), static_cast<off_t>(size_)) != 0)
       fail(Fault::io, "{}: {} cannot be reserved for the cache: {}", folder, format_bytes(size_), std::strerror(cannot ? errno : error));

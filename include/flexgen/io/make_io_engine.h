@@ -48,7 +48,10 @@ inline std::unique_ptr<QueuedEngine> make_io_engine(IoEngineOptions options = {}
       note = backend->note();
     } catch (const std::system_error& e) {
       const int error = e.code().value();
-      const std::string cause = fmt::format("io_uring {} ({})", error == EPERM || error == EACCES ? "is forbidden here" : error == ENOSYS ? "is missing here" : "does not work here",
+      const std::string cause = fmt::format("io_uring {} ({})",
+                                            error == EPERM || error == EACCES ? "is forbidden here"
+                                            : error == ENOSYS                 ? "is missing here"
+                                                                              : "does not work here",
                                             errno_name(error));
       if (options.engine == "uring") fail(Fault::io, "{}. Choose the engine 'threads', which is as fast for large blocks, or 'auto'", cause);
       note = fmt::format("{}; {} threads read instead", cause, ThreadBackend::kThreads);

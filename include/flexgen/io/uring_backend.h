@@ -89,8 +89,8 @@ class UringBackend final : public IoBackend {
 
   // on the ring's thread; 0 or an errno
   int set_up() {
-    constexpr std::array<unsigned, 4> kLadder{IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN,
-                                              IORING_SETUP_COOP_TASKRUN, 0};
+    constexpr std::array<unsigned, 4> kLadder{IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+                                              IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN, IORING_SETUP_COOP_TASKRUN, 0};
     int error = 0;
     for (const unsigned flags : kLadder) {
       error = -::io_uring_queue_init(kEntries, &ring_, flags);

@@ -77,11 +77,14 @@ class Conversion {
       check_sums();
       if (options.before_commit) options.before_commit();
     };
-    write_model_file(path, json_, plan_, [this](const FileTensor& t, int64_t row, int64_t rows, std::span<std::byte> dst, int worker) { fill(t, row, rows, dst, worker); },
-                     with_check);
+    write_model_file(
+        path, json_, plan_,
+        [this](const FileTensor& t, int64_t row, int64_t rows, std::span<std::byte> dst, int worker) { fill(t, row, rows, dst, worker); },
+        with_check);
     std::vector<SuspectTensor> found;
     for (size_t i = 0; i < suspects_.size(); ++i)
-      if (suspects_[i].not_finite != 0 || suspects_[i].overflowed != 0) found.push_back({plan_.tensors[i].name, suspects_[i].not_finite, suspects_[i].overflowed});
+      if (suspects_[i].not_finite != 0 || suspects_[i].overflowed != 0)
+        found.push_back({plan_.tensors[i].name, suspects_[i].not_finite, suspects_[i].overflowed});
     return found;
   }
 
@@ -106,7 +109,8 @@ class Conversion {
     std::error_code ignored;
     if (!std::filesystem::exists(folder, ignored)) fail(Fault::io, "{}: the folder does not exist or may not be read", folder);
     if (!std::filesystem::is_directory(folder, ignored))
-      fail(Fault::usage, "{}: found a file, allowed a HuggingFace folder with config.json and weights. Give the folder that holds the checkpoint", folder);
+      fail(Fault::usage, "{}: found a file, allowed a HuggingFace folder with config.json and weights. Give the folder that holds the checkpoint",
+           folder);
     const std::string path = folder + "/config.json";
     if (!std::filesystem::exists(path, ignored))
       fail(Fault::checkpoint, "{}: config.json is missing. Give the HuggingFace folder that holds config.json and weights", folder);
@@ -152,8 +156,9 @@ class Conversion {
       const int64_t first = std::max(row, part_first), last = std::min(row + rows, part_first + part_rows);
       if (first < last) {
         const size_t row_bytes = dst.size() / static_cast<size_t>(rows);
-        copy_rows(*part, first - part_first, last - first, dst.subspan(static_cast<size_t>(first - row) * row_bytes, static_cast<size_t>(last - first) * row_bytes), t.dtype,
-                  suspects_[index], worker);
+        copy_rows(*part, first - part_first, last - first,
+                  dst.subspan(static_cast<size_t>(first - row) * row_bytes, static_cast<size_t>(last - first) * row_bytes), t.dtype, suspects_[index],
+                  worker);
       }
       part_first += part_rows;
     }
@@ -193,7 +198,8 @@ class Conversion {
       for (const Sum& s : pieces) crc = crc32_combine(crc, s.crc, s.bytes), bytes += s.bytes;
       FG_CHECK(bytes == part->bytes(), "{}: {} bytes of {} were read", part->name, bytes, part->bytes());
       if (crc != *part->crc32)
-        fail(Fault::damaged, "{}: {} is damaged: found CRC {:08x}, the archive says {:08x}. Download it again", checkpoint_.path(*part), quoted(*part), crc, *part->crc32);
+        fail(Fault::damaged, "{}: {} is damaged: found CRC {:08x}, the archive says {:08x}. Download it again", checkpoint_.path(*part),
+             quoted(*part), crc, *part->crc32);
     }
   }
 

@@ -66,7 +66,8 @@ inline ModelDescription description_from_json(const nlohmann::json& json, const 
   const auto one_of = [&](std::string_view key, std::initializer_list<std::string_view> allowed) {
     const std::string found = fields.text(key);
     const auto* at = std::find(allowed.begin(), allowed.end(), found);
-    if (at == allowed.end()) fail(Fault::checkpoint, "{}: {}: found '{}', allowed {}. Update flexgen", source, key, printable(found), fmt::join(allowed, ", "));
+    if (at == allowed.end())
+      fail(Fault::checkpoint, "{}: {}: found '{}', allowed {}. Update flexgen", source, key, printable(found), fmt::join(allowed, ", "));
     return static_cast<int>(at - allowed.begin());
   };
   m.activation = static_cast<Activation>(one_of("activation", {"none", "relu", "gelu_erf", "gelu_tanh"}));
@@ -87,8 +88,8 @@ inline ModelDescription description_from_json(const nlohmann::json& json, const 
 
 // What a model file says about itself: the text of its JSON section. generation: an object, as in generation_config.json; tokenizer:
 // file name -> text, which must be UTF-8 (Fault::checkpoint naming the file otherwise)
-inline std::string file_description(const ModelDescription& model, const std::map<std::string, std::string>& tokenizer, const nlohmann::json& generation,
-                                    const nlohmann::json& provenance, const std::string& source) {
+inline std::string file_description(const ModelDescription& model, const std::map<std::string, std::string>& tokenizer,
+                                    const nlohmann::json& generation, const nlohmann::json& provenance, const std::string& source) {
   for (const auto& [name, text] : tokenizer) {
     try {
       (void)nlohmann::json(text).dump();
@@ -99,7 +100,8 @@ inline std::string file_description(const ModelDescription& model, const std::ma
   std::string text =
       nlohmann::json{{"model", to_json(model)}, {"tokenizer", tokenizer}, {"generation", generation}, {"provenance", provenance}}.dump();
   if (text.size() > ModelFile::kMaxJson)
-    fail(Fault::checkpoint, "{}: tokenizer and description: found {} bytes, allowed {}", source, with_commas(text.size()), with_commas(ModelFile::kMaxJson));
+    fail(Fault::checkpoint, "{}: tokenizer and description: found {} bytes, allowed {}", source, with_commas(text.size()),
+         with_commas(ModelFile::kMaxJson));
   return text;
 }
 

@@ -78,7 +78,8 @@ inline Program opt_program(const ModelDescription& m) {
   const auto norm = [&](const std::string& record, Slot in, Slot out) {
     return Operation{Kind::norm, "norm", in, out, ref(record + ".norm.weight"), ref(record + ".norm.bias")};
   };
-  const auto linear = [&](const std::string& record, const char* name, Slot in, Slot out, Activation act = Activation::none, bool accumulate = false) {
+  const auto linear = [&](const std::string& record, const char* name, Slot in, Slot out, Activation act = Activation::none,
+                          bool accumulate = false) {
     const std::string matrix = record + "." + name;
     return Operation{Kind::linear, name, in, out, ref(matrix + ".weight"), ref(matrix + ".bias"), act, accumulate};
   };
@@ -92,9 +93,11 @@ inline Program opt_program(const ModelDescription& m) {
   p.head_width = {m.width, m.width, m.embed_width, m.vocab};
 
   Step embed{"embed", -1, {}};
-  embed.operations.push_back({Kind::embed_tokens, "embed", Slot::hidden, m.has_projection() ? Slot::a : Slot::hidden, ref("embed.tokens"), std::nullopt});
+  embed.operations.push_back(
+      {Kind::embed_tokens, "embed", Slot::hidden, m.has_projection() ? Slot::a : Slot::hidden, ref("embed.tokens"), std::nullopt});
   if (m.has_projection()) embed.operations.push_back(bare_linear("embed.project_in", "project_in", Slot::a, Slot::hidden));
-  embed.operations.push_back({Kind::embed_positions, "positions", Slot::hidden, Slot::hidden, ref("embed.positions"), std::nullopt, Activation::none, true});
+  embed.operations.push_back(
+      {Kind::embed_positions, "positions", Slot::hidden, Slot::hidden, ref("embed.positions"), std::nullopt, Activation::none, true});
   p.body.push_back(std::move(embed));
 
   const bool pre = m.norm == NormPlace::pre;

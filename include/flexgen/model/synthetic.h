@@ -24,8 +24,8 @@ class SyntheticWeights {
  public:
   // Makes the pools of this model's scales in this number format.
   SyntheticWeights(const ModelDescription& m, DType dtype, uint64_t seed) : model_(m), dtype_(dtype), seed_(seed) {
-    for (const char* name : {"x.norm.weight", "x.norm.bias", "embed.tokens", "embed.project_in", "x.qkv.weight", "x.out.weight", "x.fc2.weight", "head.project_out",
-                             "head.logits", "embed.positions"}) {
+    for (const char* name : {"x.norm.weight", "x.norm.bias", "embed.tokens", "embed.project_in", "x.qkv.weight", "x.out.weight", "x.fc2.weight",
+                             "head.project_out", "head.logits", "embed.positions"}) {
       const Style style = style_of(name);
       Buffer& pool = pools_[style];
       if (pool.size() != 0) continue;

@@ -57,8 +57,8 @@ struct AttentionPartials {
 };
 
 inline void merge(const AttentionPartials& sofar, const AttentionPartials& next, int64_t head_dim) {
-  FG_CHECK(sofar.o.rows == next.o.rows && sofar.o.cols == next.o.cols && sofar.maximum.cols * head_dim == sofar.o.cols, "parts of {} x {} and {} x {}, {} heads of {}",
-           sofar.o.rows, sofar.o.cols, next.o.rows, next.o.cols, sofar.maximum.cols, head_dim);
+  FG_CHECK(sofar.o.rows == next.o.rows && sofar.o.cols == next.o.cols && sofar.maximum.cols * head_dim == sofar.o.cols,
+           "parts of {} x {} and {} x {}, {} heads of {}", sofar.o.rows, sofar.o.cols, next.o.rows, next.o.cols, sofar.maximum.cols, head_dim);
   for (int64_t t = 0; t < sofar.o.rows; ++t)
     for (int64_t h = 0; h < sofar.maximum.cols; ++h) merge(sofar.at(t, h, head_dim), next.at(t, h, head_dim), head_dim);
 }

@@ -136,8 +136,8 @@ inline void check_weight(const WeightView& w) {
   }
 }
 inline void check_spans(const KvLayout& l, std::span<const KvSpan> spans, int64_t rows) {
-  FG_CHECK(l.n_heads > 0 && l.head_dim > 0 && l.page_tokens > 0 && l.page_tokens % kAttentionBlock == 0, "{} heads of {}, pages of {} tokens", l.n_heads,
-           l.head_dim, l.page_tokens);
+  FG_CHECK(l.n_heads > 0 && l.head_dim > 0 && l.page_tokens > 0 && l.page_tokens % kAttentionBlock == 0, "{} heads of {}, pages of {} tokens",
+           l.n_heads, l.head_dim, l.page_tokens);
   FG_CHECK(l.dtype == DType::f32 || l.dtype == DType::f16, "cache in {}", name(l.dtype));
   for (const KvSpan& s : spans)
     FG_CHECK(s.first_row >= 0 && s.n_tok > 0 && s.first_row + s.n_tok <= rows && s.first_position >= 0 && s.k_pages && s.v_pages,
@@ -149,8 +149,8 @@ inline void check(const LinearArgs& a) {
   detail::check_view(a.x, "x");
   detail::check_view(a.y, "y");
   detail::check_weight(a.w);
-  FG_CHECK(a.x.cols == a.w.cols && a.y.cols == a.w.rows && a.x.rows == a.y.rows, "x {} x {}, W {} x {}, y {} x {}", a.x.rows, a.x.cols, a.w.rows, a.w.cols,
-           a.y.rows, a.y.cols);
+  FG_CHECK(a.x.cols == a.w.cols && a.y.cols == a.w.rows && a.x.rows == a.y.rows, "x {} x {}, W {} x {}, y {} x {}", a.x.rows, a.x.cols, a.w.rows,
+           a.w.cols, a.y.rows, a.y.cols);
 }
 inline void check(const LayerNormArgs& a) {
   detail::check_view(a.x, "x");
@@ -170,8 +170,8 @@ inline void check(const KvAppendArgs& a) {
   detail::check_view(a.v, "v");
   detail::check_spans(a.layout, a.spans, a.k.rows);
   const int64_t width = a.layout.n_heads * a.layout.head_dim;
-  FG_CHECK(a.k.rows == a.v.rows && a.k.cols == width && a.v.cols == width, "k {} x {}, v {} x {}, heads {} x {}", a.k.rows, a.k.cols, a.v.rows, a.v.cols,
-           a.layout.n_heads, a.layout.head_dim);
+  FG_CHECK(a.k.rows == a.v.rows && a.k.cols == width && a.v.cols == width, "k {} x {}, v {} x {}, heads {} x {}", a.k.rows, a.k.cols, a.v.rows,
+           a.v.cols, a.layout.n_heads, a.layout.head_dim);
 }
 inline void check(const AttentionArgs& a) {
   detail::check_view(a.q, "q");
@@ -179,17 +179,20 @@ inline void check(const AttentionArgs& a) {
   detail::check_spans(a.layout, a.spans, a.q.rows);
   FG_CHECK(a.n_heads > 0 && a.n_heads % a.layout.n_heads == 0, "{} query heads, {} KV heads", a.n_heads, a.layout.n_heads);
   const int64_t width = a.n_heads * a.layout.head_dim;
-  FG_CHECK(a.q.rows == a.y.rows && a.q.cols == width && a.y.cols == width, "q {} x {}, y {} x {}, width {}", a.q.rows, a.q.cols, a.y.rows, a.y.cols, width);
+  FG_CHECK(a.q.rows == a.y.rows && a.q.cols == width && a.y.cols == width, "q {} x {}, y {} x {}, width {}", a.q.rows, a.q.cols, a.y.rows, a.y.cols,
+           width);
 }
 inline void check(const AttentionPartialArgs& a) {
   check(AttentionArgs{a.q, a.o, a.n_heads, a.scale, a.layout, a.spans});
   detail::check_view(a.maximum, "maximum");
   detail::check_view(a.sum, "sum");
-  FG_CHECK(a.maximum.rows == a.q.rows && a.maximum.cols == a.n_heads && a.sum.rows == a.q.rows && a.sum.cols == a.n_heads && a.sum.stride == a.maximum.stride,
-           "maximum {} x {}, stride {}, sum {} x {}, stride {}, {} tokens, {} heads", a.maximum.rows, a.maximum.cols, a.maximum.stride, a.sum.rows, a.sum.cols,
-           a.sum.stride, a.q.rows, a.n_heads);
+  FG_CHECK(a.maximum.rows == a.q.rows && a.maximum.cols == a.n_heads && a.sum.rows == a.q.rows && a.sum.cols == a.n_heads &&
+               a.sum.stride == a.maximum.stride,
+           "maximum {} x {}, stride {}, sum {} x {}, stride {}, {} tokens, {} heads", a.maximum.rows, a.maximum.cols, a.maximum.stride, a.sum.rows,
+           a.sum.cols, a.sum.stride, a.q.rows, a.n_heads);
   FG_CHECK(a.ranges.size() == a.spans.size(), "{} ranges for {} spans", a.ranges.size(), a.spans.size());
-  for (const PositionRange& r : a.ranges) FG_CHECK(r.begin >= 0 && r.begin % kAttentionBlock == 0 && r.begin <= r.end, "positions [{}, {})", r.begin, r.end);
+  for (const PositionRange& r : a.ranges)
+    FG_CHECK(r.begin >= 0 && r.begin % kAttentionBlock == 0 && r.begin <= r.end, "positions [{}, {})", r.begin, r.end);
 }
 
 }  // namespace flexgen

@@ -34,8 +34,8 @@ struct KvPage {
   bool in_frame() const { return frame != KvFrames::kNone; }
   bool in_slot() const { return slot != KvSpill::kNone; }
   std::string text(int64_t page_tokens) const {
-    return fmt::format("{} of positions {} to {} of sequence {} in layer {}", list % 2 == 0 ? "K" : "V", index * page_tokens, (index + 1) * page_tokens - 1,
-                       sequence, layer());
+    return fmt::format("{} of positions {} to {} of sequence {} in layer {}", list % 2 == 0 ? "K" : "V", index * page_tokens,
+                       (index + 1) * page_tokens - 1, sequence, layer());
   }
 };
 

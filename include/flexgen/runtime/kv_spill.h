@@ -70,7 +70,8 @@ class KvSpill {
   }
   [[noreturn]] void fail_write(Slot s, int error, const std::string& page) const {
     if (error == ENOSPC)
-      fail(Fault::space, "{}: writing {} at offset {}: {}. Free space on that disk or give the KV cache more memory", name_, page, offset(s), text(error));
+      fail(Fault::space, "{}: writing {} at offset {}: {}. Free space on that disk or give the KV cache more memory", name_, page, offset(s),
+           text(error));
     fail(Fault::io, "{}: writing {} at offset {}: {}. Check the disk", name_, page, offset(s), text(error));
   }
   [[noreturn]] void fail_damaged(Slot s, const std::string& page) const {

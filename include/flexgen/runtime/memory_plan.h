@@ -61,10 +61,13 @@ struct MemoryPlan {
   std::optional<Policy::Shares> asked;
 
   // --- of the arena
-  static uint64_t piece(uint64_t bytes) { return bytes >= Buffer::kHugePage ? round_up<uint64_t>(bytes, Buffer::kHugePage) : round_up<uint64_t>(bytes, 4096); }
+  static uint64_t piece(uint64_t bytes) {
+    return bytes >= Buffer::kHugePage ? round_up<uint64_t>(bytes, Buffer::kHugePage) : round_up<uint64_t>(bytes, 4096);
+  }
   uint64_t arena_bytes() const {
     uint64_t sum = 0;
-    for (const uint64_t bytes : {weights.resident_bytes(), ring_bytes, rows_bytes, kv.memory_bytes(), hidden_bytes, frames_bytes, scratch_bytes, head_bytes})
+    for (const uint64_t bytes :
+         {weights.resident_bytes(), ring_bytes, rows_bytes, kv.memory_bytes(), hidden_bytes, frames_bytes, scratch_bytes, head_bytes})
       sum += piece(bytes);
     return round_up<uint64_t>(sum, Buffer::kHugePage);
   }
@@ -119,7 +122,8 @@ class MemoryPlanner {
   }
 
  private:
-  static constexpr uint64_t kRingBytes = 64_MiB;      // with 16 MiB the disk idled 6 % of a sweep of OPT-6.7B, with 32 and 64 it did not (end-to-end --look-ahead)
+  // with 16 MiB the disk idled 6 % of a sweep of OPT-6.7B, with 32 and 64 it did not (end-to-end --look-ahead)
+  static constexpr uint64_t kRingBytes = 64_MiB;
   static constexpr uint64_t kActivationBytes = 256_MiB;
   static constexpr uint64_t kLogitsBytes = 64_MiB;
   static constexpr size_t kLeastSlots = 8, kSlotsWithoutOverlap = 4;
@@ -135,13 +139,15 @@ class MemoryPlanner {
   void count_activations() {
     plan_.activation_share = policy_.shares ? std::clamp(policy_.shares->activations.memory(), 0.0, 1.0) : 1;
     const bool on_disk = plan_.activation_share < 1;
-    const int64_t wanted = std::min(demand_.sweep_tokens, kMostSweepTokens), per_token = static_cast<int64_t>(scratch_bytes(program_, 1) + hidden_bytes(program_, 1));
+    const int64_t wanted = std::min(demand_.sweep_tokens, kMostSweepTokens),
+                  per_token = static_cast<int64_t>(scratch_bytes(program_, 1) + hidden_bytes(program_, 1));
     const auto room = static_cast<int64_t>(std::min(kActivationBytes, std::max<uint64_t>(plan_.budget_bytes / 16, 8_MiB)));
     plan_.sweep_tokens = on_disk ? wanted : std::min(wanted, std::max({room / per_token, std::min(demand_.least_sweep_tokens, wanted), int64_t{1}}));
     const int64_t micro_batch = std::min(policy_.micro_batch_tokens, plan_.sweep_tokens);
     if (on_disk) {
       // a cut that leaves a remainder may make one micro-batch more
-      const int64_t batches = most_micro_batches(), n_memory = batches - static_cast<int64_t>(std::floor(static_cast<double>(batches) * (1 - plan_.activation_share) + 1e-9));
+      const int64_t batches = most_micro_batches(),
+                    n_memory = batches - static_cast<int64_t>(std::floor(static_cast<double>(batches) * (1 - plan_.activation_share) + 1e-9));
       const uint64_t frame = HiddenStore::frame_bytes(micro_batch, program_.width[0]);
       plan_.hidden_bytes = std::min(static_cast<uint64_t>(n_memory) * frame, hidden_bytes(program_, plan_.sweep_tokens));
       plan_.frames_bytes = HiddenStore::kFrames * frame;
@@ -199,7 +205,8 @@ class MemoryPlanner {
       if (op.kind != Operation::Kind::embed_tokens) continue;
       const FileTensor& t = file_tensor(file_, *op.weight);
       for (size_t b = t.first_block; b < t.first_block + t.n_blocks && plan_.rows_bytes == 0; ++b)
-        if (!plan_.weights.resident(b)) plan_.rows_bytes = TieredWeights::rows_bytes(file_, t, std::min(policy_.micro_batch_tokens, plan_.sweep_tokens));
+        if (!plan_.weights.resident(b))
+          plan_.rows_bytes = TieredWeights::rows_bytes(file_, t, std::min(policy_.micro_batch_tokens, plan_.sweep_tokens));
     }
   }
 
@@ -254,7 +261,8 @@ class MemoryPlanner {
 }  // namespace detail
 
 // A plan that misses memory is returned as well: missing_bytes() says how much.
-inline MemoryPlan make_memory_plan(const ModelFile& file, const ModelDescription& model, const Policy& policy, const Demand& demand, const ProcessMemory& process) {
+inline MemoryPlan make_memory_plan(const ModelFile& file, const ModelDescription& model, const Policy& policy, const Demand& demand,
+                                   const ProcessMemory& process) {
   return detail::MemoryPlanner(file, model, policy, demand, process).make();
 }
 

@@ -43,7 +43,8 @@ inline uint64_t hidden_bytes(const Program& p, int64_t n_tok) { return static_ca
 inline uint64_t scratch_bytes(const Program& p, int64_t n_tok) { return static_cast<uint64_t>(n_tok * (p.width[1] + p.width[2])) * sizeof(float); }
 // Rows of logits that are computed together, of n_wanted
 inline int64_t head_rows(const Program& p, int64_t n_wanted, uint64_t logits_bytes) {
-  return std::clamp<int64_t>(static_cast<int64_t>(logits_bytes / (static_cast<uint64_t>(p.head_width[3]) * sizeof(float))), 1, std::max<int64_t>(1, n_wanted));
+  return std::clamp<int64_t>(static_cast<int64_t>(logits_bytes / (static_cast<uint64_t>(p.head_width[3]) * sizeof(float))), 1,
+                             std::max<int64_t>(1, n_wanted));
 }
 inline uint64_t head_bytes(const Program& p, int64_t rows) {
   return static_cast<uint64_t>(rows * (p.head_width[0] + p.head_width[1] + p.head_width[2] + p.head_width[3])) * sizeof(float);
@@ -107,7 +108,8 @@ class Sweep {
     lay_out();
     find_wanted();
     const auto wanted = static_cast<int64_t>(wanted_.size());
-    weights_.begin_sweep({body_, head_matrices_, static_cast<size_t>(wanted == 0 ? 0 : div_up(wanted, head_rows(program_, wanted, options_.logits_bytes)))});
+    weights_.begin_sweep(
+        {body_, head_matrices_, static_cast<size_t>(wanted == 0 ? 0 : div_up(wanted, head_rows(program_, wanted, options_.logits_bytes)))});
     cache_.begin_sweep(plan);
     try {
       for (const Step& step : program_.body) run_step(step, &step == program_.body.data());
@@ -177,7 +179,8 @@ class Sweep {
       r.tokens.clear();
       r.positions.clear();
       for (const Span& s : plan_->micro_batches[i].spans) {
-        FG_CHECK(s.first_position >= 0 && s.end() <= model_.max_positions, "positions [{}, {}) of {}", s.first_position, s.end(), model_.max_positions);
+        FG_CHECK(s.first_position >= 0 && s.end() <= model_.max_positions, "positions [{}, {}) of {}", s.first_position, s.end(),
+                 model_.max_positions);
         for (int64_t t = 0; t < s.n_tok(); ++t) {
           r.tokens.push_back(s.tokens[static_cast<size_t>(t)]);
           r.positions.push_back(static_cast<int32_t>(s.first_position + t + model_.position_offset));
@@ -246,8 +249,13 @@ class Sweep {
   class Computing {
    public:
     Computing(Sweep& sweep, const Operation& op, int64_t layer, std::span<const Rows> batches)
-        : sweep_(sweep),
-          event_{TraceEvent::Kind::compute, op.name, static_cast<int32_t>(layer), batches.size() == 1 ? batches[0].micro_batch : -1, 0, monotonic_ns(), 0} {}
+        : sweep_(sweep), event_{TraceEvent::Kind::compute,
+                                op.name,
+                                static_cast<int32_t>(layer),
+                                batches.size() == 1 ? batches[0].micro_batch : -1,
+                                0,
+                                monotonic_ns(),
+                                0} {}
     Computing(const Computing&) = delete;
     Computing& operator=(const Computing&) = delete;
     ~Computing() {
@@ -272,7 +280,8 @@ class Sweep {
         for (size_t i = 0; i < batches.size();) {
           const auto [r, n] = joined(batches.subspan(i));
           linear(backend_,
-                 {view(r, op.in, w.cols), w, op.bias ? weights_.vector(*op.bias) : nullptr, view(r, op.out, w.rows), op.activation, op.accumulate}, queue_);
+                 {view(r, op.in, w.cols), w, op.bias ? weights_.vector(*op.bias) : nullptr, view(r, op.out, w.rows), op.activation, op.accumulate},
+                 queue_);
           i += n;
         }
       }
@@ -307,13 +316,15 @@ class Sweep {
     for (bool last = false; !last;) {
       const KvView& kv = cache_.acquire(layer, static_cast<size_t>(r.micro_batch));
       last = kv.last;
-      for (const KvSpan& s : kv.spans) stats_.cache_bytes += 2 * static_cast<uint64_t>(div_up(s.first_position + s.n_tok, cache_.layout().page_tokens)) * page_bytes;
+      for (const KvSpan& s : kv.spans)
+        stats_.cache_bytes += 2 * static_cast<uint64_t>(div_up(s.first_position + s.n_tok, cache_.layout().page_tokens)) * page_bytes;
       {
         const Computing computing(*this, op, layer, {&r, 1});
         kv_append(backend_, {qkv.columns(q_width, kv_width), qkv.columns(q_width + kv_width, kv_width), cache_.layout(), kv.spans}, queue_);
-        attention(backend_,
-                  {qkv.columns(0, q_width), view(r, op.out, q_width), model_.n_heads, 1.0f / std::sqrt(static_cast<float>(d)), cache_.layout(), kv.spans},
-                  queue_);
+        attention(
+            backend_,
+            {qkv.columns(0, q_width), view(r, op.out, q_width), model_.n_heads, 1.0f / std::sqrt(static_cast<float>(d)), cache_.layout(), kv.spans},
+            queue_);
       }
       cache_.release();
       weights_.advance();

@@ -258,8 +258,7 @@ class TieredWeights final : public WeightStream {
 
   IoRequest request(size_t block, std::byte* data, IoTicket& ticket) const {
     const FileBlock& b = file_.blocks()[block];
-    return {.op = IoRequest::Op::read, .fd = fd_, .offset = b.offset, .data = data, .bytes = b.bytes, .ticket = &ticket, .layer = -1, .micro_batch = -1,
-            .what = "weights"};
+    return {IoRequest::Op::read, fd_, b.offset, data, b.bytes, &ticket, -1, -1, "weights"};
   }
 
   template <typename Wait, typename Ready>
@@ -275,10 +274,10 @@ class TieredWeights final : public WeightStream {
     if (error == 0) return;
     const FileBlock& b = file_.blocks()[block];
     if (error == IoTicket::kEndOfFile)
-      fail(Fault::damaged, "{}: ends inside {}, block {}, bytes {} to {} of the file: truncated while in use. Copy or convert it again", file_.file().path(),
-           file_.block_owner(block), block, b.offset, b.offset + b.bytes - 1);
-    fail(Fault::io, "{}: reading {}, block {}, {} bytes at offset {} failed: {}. Check the disk and the system's log", file_.file().path(), file_.block_owner(block),
-         block, b.bytes, b.offset, std::strerror(error));
+      fail(Fault::damaged, "{}: ends inside {}, block {}, bytes {} to {} of the file: truncated while in use. Copy or convert it again",
+           file_.file().path(), file_.block_owner(block), block, b.offset, b.offset + b.bytes - 1);
+    fail(Fault::io, "{}: reading {}, block {}, {} bytes at offset {} failed: {}. Check the disk and the system's log", file_.file().path(),
+         file_.block_owner(block), block, b.bytes, b.offset, std::strerror(error));
   }
 
   bool must_verify(size_t block) const { return options_.verify == Verify::always || (options_.verify == Verify::first && !verified_[block]); }
@@ -445,8 +444,7 @@ class TieredWeights final : public WeightStream {
       const uint64_t offset = file_.blocks()[b].offset + in_block, start = offset / 4096 * 4096;
       const size_t bytes = round_up<size_t>(offset - start + x.row_bytes(), 4096);
       row_view_.push_back({place + (offset - start), row, 1});
-      requests_.push_back({.op = IoRequest::Op::read, .fd = fd_, .offset = start, .data = place, .bytes = bytes, .ticket = &row_tickets_[i], .layer = -1,
-                           .micro_batch = -1, .what = "rows"});
+      requests_.push_back({IoRequest::Op::read, fd_, start, place, bytes, &row_tickets_[i], -1, -1, "rows"});
       stats_.streamed_bytes += bytes;
       reading.emplace_back(b, i);
     }
@@ -467,9 +465,14 @@ class TieredWeights final : public WeightStream {
       }
       const Awaited these(tickets);
       io_.submit(requests_);
-      wait([&] {
-        for (size_t i = 0; i < n; ++i) check(whole_blocks[first + i], tickets[i].wait());
-      }, [&] { return std::all_of(tickets.begin(), tickets.begin() + static_cast<std::ptrdiff_t>(n), [](const IoTicket& ticket) { return ticket.done(); }); });
+      wait(
+          [&] {
+            for (size_t i = 0; i < n; ++i) check(whole_blocks[first + i], tickets[i].wait());
+          },
+          [&] {
+            return std::all_of(tickets.begin(), tickets.begin() + static_cast<std::ptrdiff_t>(n),
+                               [](const IoTicket& ticket) { return ticket.done(); });
+          });
       verify_list_.clear();
       for (size_t i = 0; i < n; ++i) verify_list_.push_back({whole_blocks[first + i], whole + i * slot, &tickets[i]});
       verify(verify_list_);
@@ -479,7 +482,8 @@ class TieredWeights final : public WeightStream {
           const size_t b = x.first_block + k;
           if (b > whole_blocks[first + i]) break;
           if (b < whole_blocks[first + i] || placement_.resident(b)) continue;
-          std::memcpy(rows_.data() + next_row * stride, whole + i * slot + static_cast<uint64_t>(wanted_[next_row] - t.blocks[k].first_row) * x.row_bytes(), x.row_bytes());
+          std::memcpy(rows_.data() + next_row * stride,
+                      whole + i * slot + static_cast<uint64_t>(wanted_[next_row] - t.blocks[k].first_row) * x.row_bytes(), x.row_bytes());
         }
     }
   }

@@ -47,7 +47,8 @@ class WeightPlacement {
   double share() const { return total_ ? static_cast<double>(memory_bytes_) / static_cast<double>(total_) : 1; }
 
  private:
-  WeightPlacement(const ModelFile& file, const Program& program) : resident_(file.blocks().size()), fixed_(file.blocks().size()), total_(file.weight_bytes()) {
+  WeightPlacement(const ModelFile& file, const Program& program)
+      : resident_(file.blocks().size()), fixed_(file.blocks().size()), total_(file.weight_bytes()) {
     for (const FileTensor& t : file.tensors())
       if (t.is_vector() && !fixed_[file.records()[t.record].first_block]) {
         fixed_[file.records()[t.record].first_block] = true;

@@ -127,7 +127,8 @@ class AddedTokens {
   // Without parse_special control tokens are left in the text.
   template <typename TextPiece, typename TokenId>
   void cut(std::string_view text, bool parse_special, TextPiece&& text_piece, TokenId&& token_id) const {
-    cut_phase(phases_[0], text, parse_special, [&](std::string_view rest) { cut_phase(phases_[1], rest, parse_special, text_piece, token_id); }, token_id);
+    cut_phase(
+        phases_[0], text, parse_special, [&](std::string_view rest) { cut_phase(phases_[1], rest, parse_special, text_piece, token_id); }, token_id);
   }
 
  private:

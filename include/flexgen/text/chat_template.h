@@ -22,7 +22,8 @@ class ChatTemplate {
     if (!is_utf8(text)) fail(Fault::usage, "{}: found bytes that are not UTF-8, allowed text", source);
     constexpr std::string_view kUser = "{user}", kAssistant = "{assistant}";
     const size_t user = text.find(kUser), assistant = text.find(kAssistant);
-    const bool once = user != text.npos && assistant != text.npos && text.find(kUser, user + 1) == text.npos && text.find(kAssistant, assistant + 1) == text.npos;
+    const bool once =
+        user != text.npos && assistant != text.npos && text.find(kUser, user + 1) == text.npos && text.find(kAssistant, assistant + 1) == text.npos;
     if (!once || assistant < user)
       fail(Fault::usage, "{}: found '{}', allowed text with {{user}} once and {{assistant}} once after it", source, printable(text));
     ChatTemplate t;

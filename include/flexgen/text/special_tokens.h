@@ -82,7 +82,8 @@ class SpecialTokens {
     if (!object.is_object()) fail(Fault::checkpoint, "{}: found {}, allowed an object", file, describe(object));
     for (const auto& [id, value] : object.items()) {
       const bool digits = !id.empty() && id.size() < 10 && id.find_first_not_of("0123456789") == id.npos;
-      if (!digits || std::stoi(id) >= kMaxTokens) fail(Fault::checkpoint, "{}: found {}, allowed an id from 0 to {}", file, in_quotes(id), kMaxTokens - 1);
+      if (!digits || std::stoi(id) >= kMaxTokens)
+        fail(Fault::checkpoint, "{}: found {}, allowed an id from 0 to {}", file, in_quotes(id), kMaxTokens - 1);
       AddedToken token = read_added_token(value, file + ": " + id);
       token.id = std::stoi(id);
       add(std::move(token), file);
@@ -93,7 +94,8 @@ class SpecialTokens {
     if (!object.is_object()) fail(Fault::checkpoint, "{}: found {}, allowed an object", file, describe(object));
     for (const auto& [content, id] : object.items()) {
       if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() >= kMaxTokens)
-        fail(Fault::checkpoint, "{}: id of token {}: found {}, allowed a whole number from 0 to {}", file, in_quotes(content), describe(id), kMaxTokens - 1);
+        fail(Fault::checkpoint, "{}: id of token {}: found {}, allowed a whole number from 0 to {}", file, in_quotes(content), describe(id),
+             kMaxTokens - 1);
       AddedToken token = read_added_token(content, file);
       token.id = id.get<int32_t>();
       token.normalized = true;
@@ -126,7 +128,8 @@ class SpecialTokens {
     for (AddedToken& token : tokens_) {
       const auto at = ids.find(token.content);
       if (at != ids.end() && token.id >= 0 && token.id != at->second)
-        fail(Fault::checkpoint, "{}: id of added token {}: found {}, in the vocabulary {}, allowed one", source, in_quotes(token.content), token.id, at->second);
+        fail(Fault::checkpoint, "{}: id of added token {}: found {}, in the vocabulary {}, allowed one", source, in_quotes(token.content), token.id,
+             at->second);
       if (at != ids.end()) token.id = at->second;
       if (token.id >= 0) known.push_back(token);
     }

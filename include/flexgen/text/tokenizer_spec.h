@@ -85,7 +85,8 @@ class TokenizerFiles {
   Vocabulary read_vocabulary_files(TokenizerPipeline& pipeline, SpecialTokens& special) {
     const bool has_pair = has("vocab.json") && has("merges.txt");
     if (!has("tokenizer.json") && !has_pair)
-      fail(Fault::checkpoint, "{}: tokenizer: found {}, allowed tokenizer.json, or vocab.json with merges.txt. Copy them from the model's folder", source_,
+      fail(Fault::checkpoint, "{}: tokenizer: found {}, allowed tokenizer.json, or vocab.json with merges.txt. Copy them from the model's folder",
+           source_,
            has("vocab.json")   ? "vocab.json without merges.txt"
            : has("merges.txt") ? "merges.txt without vocab.json"
                                : "none of its files");
@@ -96,7 +97,9 @@ class TokenizerFiles {
       pipeline = read_pipeline(root, vocabulary_file_);
       vocabulary = read_model(root, vocabulary_file_);
       if (has_pair && vocabulary != read_pair())
-        fail(Fault::checkpoint, "{}: found another vocabulary or merge list than in vocab.json and merges.txt, allowed the same. Remove the files that are not the model's",
+        fail(Fault::checkpoint,
+             "{}: found another vocabulary or merge list than in vocab.json and merges.txt, allowed the same. Remove the files that are not the "
+             "model's",
              vocabulary_file_);
       if (const auto& list = detail::member(root, "added_tokens"); !list.is_null()) special.add_list(list, vocabulary_file_ + ": added_tokens");
     } else {
@@ -143,8 +146,8 @@ class TokenizerFiles {
     for (size_t i = 0; i < order.size(); ++i) {
       const int32_t id = order[i].first;
       if (i > 0 && id == order[i - 1].first)
-        fail(Fault::checkpoint, "{}: id {}: found two tokens, {} and {}, allowed one", file, id, in_quotes(std::min(*order[i - 1].second, *order[i].second)),
-             in_quotes(std::max(*order[i - 1].second, *order[i].second)));
+        fail(Fault::checkpoint, "{}: id {}: found two tokens, {} and {}, allowed one", file, id,
+             in_quotes(std::min(*order[i - 1].second, *order[i].second)), in_quotes(std::max(*order[i - 1].second, *order[i].second)));
       if (id != static_cast<int32_t>(i))
         fail(Fault::checkpoint, "{}: id {}: found no token, allowed one for each id from 0 to {}", file, i, order.back().first);
       spec.tokens.push_back(*order[i].second);

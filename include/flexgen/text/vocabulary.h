@@ -38,13 +38,16 @@ struct Vocabulary {
 inline Vocabulary read_vocabulary(const nlohmann::json& object, const std::string& file) {
   if (!object.is_object()) fail(Fault::checkpoint, "{}: found {}, allowed an object of tokens with their ids", file, describe(object));
   if (object.empty()) fail(Fault::checkpoint, "{}: found 0 tokens, allowed 1 to {}", file, with_commas(kMaxTokens));
-  if (object.size() > size_t{kMaxTokens}) fail(Fault::checkpoint, "{}: found {} tokens, allowed 1 to {}", file, with_commas(object.size()), with_commas(kMaxTokens));
+  if (object.size() > size_t{kMaxTokens})
+    fail(Fault::checkpoint, "{}: found {} tokens, allowed 1 to {}", file, with_commas(object.size()), with_commas(kMaxTokens));
   Vocabulary v;
   for (const auto& [token, id] : object.items()) {
     if (token.size() > kMaxTokenBytes)
-      fail(Fault::checkpoint, "{}: token {}: found {} bytes, allowed {}", file, in_quotes(token), with_commas(token.size()), with_commas(kMaxTokenBytes));
+      fail(Fault::checkpoint, "{}: token {}: found {} bytes, allowed {}", file, in_quotes(token), with_commas(token.size()),
+           with_commas(kMaxTokenBytes));
     if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() >= kMaxTokens)
-      fail(Fault::checkpoint, "{}: id of token {}: found {}, allowed a whole number from 0 to {}", file, in_quotes(token), describe(id), kMaxTokens - 1);
+      fail(Fault::checkpoint, "{}: id of token {}: found {}, allowed a whole number from 0 to {}", file, in_quotes(token), describe(id),
+           kMaxTokens - 1);
     v.ids.emplace_hint(v.ids.end(), token, id.get<int32_t>());
   }
   return v;
@@ -101,14 +104,17 @@ inline std::vector<Merge> resolve_merges(const Vocabulary& v, const std::string&
   for (const auto& [left, right] : v.merge_list) {
     const auto id = [&](const std::string& piece) {
       const auto at = ids.find(piece);
-      if (at == ids.end()) fail(Fault::checkpoint, "{}: merge {} uses unknown piece {}. Take vocabulary and merges from the same model", file, with_commas(merges.size()), in_quotes(piece));
+      if (at == ids.end())
+        fail(Fault::checkpoint, "{}: merge {} uses unknown piece {}. Take vocabulary and merges from the same model", file,
+             with_commas(merges.size()), in_quotes(piece));
       return at->second;
     };
     joined.assign(left).append(right);
     const auto result = ids.find(joined);
     Merge merge{id(left), id(right), 0};
     if (result == ids.end())
-      fail(Fault::checkpoint, "{}: merge {} makes {}, which the vocabulary lacks. Take vocabulary and merges from the same model", file, with_commas(merges.size()), in_quotes(joined));
+      fail(Fault::checkpoint, "{}: merge {} makes {}, which the vocabulary lacks. Take vocabulary and merges from the same model", file,
+           with_commas(merges.size()), in_quotes(joined));
     merge.result = result->second;
     merges.push_back(merge);
   }
@@ -122,7 +128,8 @@ inline std::array<int32_t, 256> byte_tokens(const Vocabulary& v, const std::stri
     const std::string character = byte_to_character(static_cast<uint8_t>(b));
     const auto at = v.ids.find(character);
     if (at == v.ids.end())
-      fail(Fault::checkpoint, "{}: found no token {} for byte 0x{:02x}, allowed one for each byte. Only byte-level vocabularies are supported", file, in_quotes(character), b);
+      fail(Fault::checkpoint, "{}: found no token {} for byte 0x{:02x}, allowed one for each byte. Only byte-level vocabularies are supported", file,
+           in_quotes(character), b);
     ids[b] = at->second;
   }
   return ids;

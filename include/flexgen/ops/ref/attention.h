@@ -64,8 +64,10 @@ inline void attention(const AttentionArgs& a, Queue) {
   for (const KvSpan& s : a.spans)
     for (int64_t i = 0; i < s.n_tok; ++i)
       for (int64_t h = 0; h < a.n_heads; ++h) {
-        const SeenPositions r = attend(l, s, a.q.row(s.first_row + i) + h * l.head_dim, h / (a.n_heads / l.n_heads), a.scale, 0, s.first_position + i + 1);
-        for (int64_t d = 0; d < l.head_dim; ++d) a.y.row(s.first_row + i)[h * l.head_dim + d] = static_cast<float>(r.o[static_cast<size_t>(d)] / r.sum);
+        const SeenPositions r =
+            attend(l, s, a.q.row(s.first_row + i) + h * l.head_dim, h / (a.n_heads / l.n_heads), a.scale, 0, s.first_position + i + 1);
+        for (int64_t d = 0; d < l.head_dim; ++d)
+          a.y.row(s.first_row + i)[h * l.head_dim + d] = static_cast<float>(r.o[static_cast<size_t>(d)] / r.sum);
       }
 }
 
