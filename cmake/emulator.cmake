@@ -37,7 +37,7 @@ function(add_emulated_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "RACE" "" "")
   add_executable(test_${name} ${arg_UNPARSED_ARGUMENTS})
   target_link_libraries(test_${name} PRIVATE test_main flexgen_emu flexgen_dev)
-  target_compile_options(test_${name} PRIVATE -O2 -g1)  # line numbers for the emulator's reports
+  target_compile_options(test_${name} PRIVATE -O2 -g1 -ffp-contract=off)  # line numbers for the emulator's reports
   if(arg_RACE)
     target_compile_options(test_${name} PRIVATE -fsanitize=thread --param=tsan-instrument-func-entry-exit=0)
     target_compile_definitions(test_${name} PRIVATE FLEXGEN_RACE=1)
