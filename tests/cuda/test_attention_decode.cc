@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention on CUDA cores and the merge of its parts: the bits of the CPU backends, however a batch is put together and cut.
+#include "cuda/attention_case.h"
+
+using namespace flexgen;
+using namespace flexgen::testing;
+
+namespace {
+
+// Decode of a whole batch, the merge included
+std::vector<float> decoded(AttentionCase& c, cuda::Split split, int64_t resident, const emu::Options& options) {
+  int64_t most = 0;
+  for (const SequenceShape& s : c.sequences) most = std::max(most, s.n_tok * c.group());
+  cuda::PlanRequest request;
+  request.group = c.group(), request.kv_heads = static_cast<int32_t>(c.layout.n_heads), request.rows = cuda::decode_rows(most);
+  request.resident = resident, request.split = split;
+  const cuda::AttentionPlan plan = plan_attention(c.planned(), request);
+  PartMemory parts(plan.part_rows, c);
+  c.clear();
+  emu::Session session(options);
+  c.add_to(session), parts.add_to(session), session.add(plan.items, "items"), session.add(plan.merges, "merges");
+  cuda::AttentionArguments a = c.arguments();
+  a.items = plan.items.data(), a.n_items = static_cast<int32_t>(plan.items.size());
+  a.part_per_block = split == cuda::Split::every_block, a.parts = parts.arrays();
+  REQUIRE(cuda::attention_decode(a, request.rows, nullptr) == 0);
+  REQUIRE(cuda::attention_merge(merge_arguments(c, plan, parts), nullptr) == 0);
+  return c.y;
+}
+
+}  // namespace
+
+TEST_CASE("CUDA decode attention has the CPU's bits: all head sizes, groups, page and block edges", "[cuda]") {
+  Random random(61);
+  struct Shape { int64_t heads, kv_heads, d, page; };
+  const std::vector<SequenceShape> lengths{{1, 1}, {31, 1}, {32, 1}, {33, 1}, {64, 2}, {97, 3}};
+  for (DType dtype : {DType::f16, DType::f32})
+    for (const Shape& s : {Shape{2, 2, 64, 32}, Shape{2, 1, 80, 64}, Shape{3, 1, 128, 32}, Shape{1, 1, 256, 96}, Shape{2, 2, 32, 32},
+                           Shape{1, 1, 96, 32}, Shape{2, 1, 5, 32}, Shape{1, 1, 40, 32}, Shape{1, 1, 100, 64}, Shape{5, 1, 16, 32}}) {
+      AttentionCase c(dtype, s.heads, s.kv_heads, s.d, s.page, lengths);
+      c.fill([&] { return random.value(); });
+      const std::vector<float> want = c.on_cpu(*backends().front());
+      for (const emu::Options& options : schedules()) {
+        CAPTURE(name(dtype), s.heads, s.kv_heads, s.d, s.page, static_cast<int>(options.order), options.seed);
+        CHECK(bit_difference(decoded(c, cuda::Split::none, 1, options), want) == "");
+      }
+    }
+}
+
+TEST_CASE("CUDA decode attention: with a part for each block neither split nor batch shows in a bit", "[cuda]") {
+  Random random(62);
+  for (DType dtype : {DType::f16, DType::f32})
+    for (int64_t d : {64, 80}) {
+      std::vector<SequenceShape> lengths{{700, 1}, {5, 1}, {257, 2}, {320, 1}};
+      AttentionCase batch(dtype, 2, 1, d, 64, lengths);
+      batch.fill([&] { return random.value(); });
+      const std::vector<float> want = batch.on_cpu(*backends().front());
+      for (int64_t resident : {1, 4, 1000}) {  // from one item a span to parts of the least size
+        const emu::Options options = schedules()[static_cast<size_t>(resident) % schedules().size()];
+        CAPTURE(name(dtype), d, resident);
+        CHECK(bit_difference(decoded(batch, cuda::Split::every_block, resident, options), want) == "");
+        const std::vector<float> balanced = decoded(batch, cuda::Split::balanced, resident, options);
+        CHECK(relative_l2(balanced, want) <= 1e-6);
+        if (resident == 1) CHECK(bit_difference(balanced, want) == "");  // not cut: the blocks merge in their order
+      }
+      // each sequence in a batch of its own
+      for (size_t i = 0; i < lengths.size(); ++i) {
+        AttentionCase alone(dtype, 2, 1, d, 64, {lengths[i]});
+        alone.take_cache(0, std::move(batch.caches[i]));
+        const auto first = static_cast<size_t>(batch.spans[i].first_row * batch.width()), n = alone.q.size();
+        std::copy_n(batch.q.begin() + static_cast<ptrdiff_t>(first), n, alone.q.begin());
+        const std::vector<float> got = decoded(alone, cuda::Split::every_block, 1000, schedules().front());
+        CHECK(bit_difference(got, std::span(want).subspan(first, n)) == "");
+      }
+    }
+}
+
+TEST_CASE("CUDA decode attention, exact inputs: equal scores give the mean, a dominating key its value, far into a sequence", "[cuda]") {
+  for (const emu::Options& options : schedules()) {
+    AttentionCase c(DType::f16, 1, 1, 64, 32, {{1500, 1}, {64, 1}});
+    c.fill([] { return 0.0f; });
+    // sequence 0: q = 0, so all scores are 0; v[p][d] = d - (p % 2): the mean is d - 1/2
+    for (int64_t p = 0; p < 1500; ++p)
+      for (int64_t d = 0; d < 64; ++d) c.set(0, false, 0, p, d, static_cast<float>(d) - static_cast<float>(p % 2));
+    // sequence 1: key 37 alone points along q, and its score of 800 leaves nothing of the others
+    for (int64_t d = 0; d < 64; ++d) {
+      c.q[static_cast<size_t>(64 + d)] = 10;
+      c.set(1, true, 0, 37, d, 10);
+      for (int64_t p = 0; p < 64; ++p) c.set(1, false, 0, p, d, static_cast<float>(100 * p + d));
+    }
+    const std::vector<float> y = decoded(c, cuda::Split::balanced, 8, options);
+    for (size_t d = 0; d < 64; ++d) {
+      CHECK(y[d] == static_cast<float>(d) - 0.5f);
+      std::byte stored[2];
+      store_element(DType::f16, stored, 0, static_cast<float>(3700 + d));
+      CHECK(y[64 + d] == load_element(DType::f16, stored, 0));
+    }
+  }
+}
+
+TEST_CASE("CUDA decode attention over device pages merges with what the CPU attended: the bits of attention over all", "[cuda]") {
+  Random random(63);
+  ThreadPool pool(1);
+  for (DType dtype : {DType::f16, DType::f32})
+    under_schedules([&](emu::Session& session) {
+      AttentionCase c(dtype, 4, 2, 64, 32, {{300, 1}, {90, 2}, {40, 1}, {64, 1}});
+      c.fill([&] { return random.value(); });
+      const Backend& cpu = *backends().front();
+      const std::vector<float> want = c.on_cpu(cpu);
+      // the host holds positions before `begin` and from `end` on; sequence 2 lies all on the host, sequence 3 all on the device
+      const std::vector<PositionRange> device{{96, 256}, {32, 90}, {0, 0}, {0, 64}};
+      std::vector<cuda::PlannedSpan> spans = c.planned();
+      std::vector<PositionRange> before, after;
+      for (size_t i = 0; i < spans.size(); ++i) {
+        spans[i].begin = device[i].begin, spans[i].end = device[i].end;
+        before.push_back({0, device[i].begin}), after.push_back({(device[i].end + 31) / 32 * 32, 1 << 20});
+      }
+      PartMemory first(c.rows, c), last(c.rows, c);
+      const auto host = [&](PartMemory& m, const std::vector<PositionRange>& ranges) {
+        const AttentionPartials part = m.view(c);
+        attention_partial(cpu, {c.queries(), part.o, part.maximum, part.sum, c.n_heads, c.scale(), c.layout, c.spans, ranges}, {&pool});
+      };
+      host(first, before), host(last, after);
+
+      cuda::PlanRequest request;
+      request.group = 2, request.kv_heads = 2, request.rows = 4, request.resident = 16;
+      request.split = cuda::Split::every_block, request.keep_parts = true;
+      const cuda::AttentionPlan plan = plan_attention(spans, request);
+      PartMemory parts(plan.part_rows, c), merged(c.rows, c);
+      c.add_to(session), parts.add_to(session), merged.add_to(session), first.add_to(session), last.add_to(session);
+      session.add(plan.items), session.add(plan.merges);
+      cuda::AttentionArguments a = c.arguments();
+      a.items = plan.items.data(), a.n_items = static_cast<int32_t>(plan.items.size()), a.part_per_block = true, a.parts = parts.arrays();
+      REQUIRE(cuda::attention_decode(a, 4, nullptr) == 0);
+      cuda::MergeArguments m = merge_arguments(c, plan, parts);
+      m.before = first.arrays(), m.after = last.arrays();
+      REQUIRE(cuda::attention_merge(m, nullptr) == 0);
+      // the last part of sequence 0, two blocks at once, rounds differently; all else is the contract
+      const size_t rest = static_cast<size_t>(c.width());
+      CHECK(relative_l2(c.y, want) <= 1e-6);
+      CHECK(bit_difference(std::span(c.y).subspan(rest), std::span(want).subspan(rest)) == "");
+
+      // the same on the host: device parts come back merged, and merge there
+      m.before = m.after = {}, m.y = nullptr, m.merged = merged.arrays();
+      REQUIRE(cuda::attention_merge(m, nullptr) == 0);
+      merge(first.view(c), merged.view(c), c.layout.head_dim);
+      merge(first.view(c), last.view(c), c.layout.head_dim);
+      std::vector<float> y(c.y.size());
+      finish(first.view(c), c.layout.head_dim, {y.data(), c.rows, c.width(), c.width()});
+      CHECK(relative_l2(y, want) <= 1e-6);
+    });
+}
+
+TEST_CASE("CUDA decode attention takes ALiBi slopes and turns queries", "[cuda]") {
+  Random random(64);
+  under_schedules([&](emu::Session& session) {
+    AttentionCase c(DType::f32, 2, 1, 8, 32, {{70, 3}});
+    c.fill([&] { return random.value(); });
+    const std::vector<float> slopes{0.5f, 0.0625f};
+    std::vector<float> table;
+    for (int p = 0; p < 70; ++p)
+      for (int i = 0; i < 3; ++i) {
+        const float angle = 0.1f * static_cast<float>(p * (i + 1));
+        table.push_back(std::cos(angle)), table.push_back(std::sin(angle));
+      }
+    const cuda::PlanRequest request{2, 1, 4, 1, cuda::Split::none, false};
+    const cuda::AttentionPlan plan = plan_attention(c.planned(), request);
+    c.add_to(session), session.add(slopes), session.add(table), session.add(plan.items);
+    cuda::AttentionArguments a = c.arguments();
+    a.alibi_slopes = slopes.data(), a.rotary = {table.data(), 6, false};
+    a.items = plan.items.data(), a.n_items = static_cast<int32_t>(plan.items.size());
+    REQUIRE(cuda::attention_decode(a, 4, nullptr) == 0);
+    std::vector<float> want;
+    for (int64_t t = 0; t < 3; ++t)
+      for (int64_t h = 0; h < 2; ++h) {
+        const int64_t position = 67 + t;
+        const float* const q = c.q.data() + (t * 2 + h) * 8;
+        double turned[8], weights = 0, out[8] = {};
+        for (int d = 0; d < 8; ++d) {
+          turned[d] = static_cast<double>(q[d]);
+          if (d >= 6) continue;
+          const size_t at = static_cast<size_t>((position * 3 + d % 3) * 2);
+          const double cosine = static_cast<double>(table[at]), sine = static_cast<double>(table[at + 1]);
+          const double partner = static_cast<double>(q[d < 3 ? d + 3 : d - 3]);
+          turned[d] = turned[d] * cosine + (d < 3 ? -partner : partner) * sine;
+        }
+        const auto at = [&](std::byte* const* pages, int64_t p, int64_t d) {
+          return static_cast<double>(load_element(DType::f32, pages[p / 32], static_cast<size_t>(p % 32 * 8 + d)));
+        };
+        for (int64_t p = 0; p <= position; ++p) {
+          double score = 0;
+          for (int64_t d = 0; d < 8; ++d) score += turned[d] * at(c.spans[0].k_pages, p, d) * static_cast<double>(c.scale());
+          const double w = std::exp(score + static_cast<double>(slopes[static_cast<size_t>(h)]) * static_cast<double>(p - position));
+          weights += w;
+          for (int64_t d = 0; d < 8; ++d) out[d] += w * at(c.spans[0].v_pages, p, d);
+        }
+        for (double o : out) want.push_back(static_cast<float>(o / weights));
+      }
+    CHECK(relative_l2(c.y, want) <= 1e-5);
+  });
+}
+
+TEST_CASE("CUDA decode attention: a score of any size, and NaN stays in its own row", "[cuda]") {
+  Random random(65);
+  for (const emu::Options& options : schedules()) {
+    AttentionCase c(DType::f32, 2, 2, 16, 32, {{50, 6}});
+    c.fill([&] { return random.value(); });
+    for (size_t d = 0; d < 16; ++d) {
+      c.q[2 * 32 + d] = 1e18f;
+      c.q[3 * 32 + 16 + d] = std::nanf("");
+      c.q[4 * 32 + d] = INFINITY;
+    }
+    const std::vector<float> want = c.on_cpu(*backends().front());
+    CHECK(bit_difference(decoded(c, cuda::Split::none, 1, options), want) == "");
+  }
+}
