@@ -24,7 +24,9 @@ inline std::vector<emu::Options> ways(int sm = 90) {
 #if FLEXGEN_RACE
   return {{.order = emu::Order::random, .seed = 3, .race = true, .sm = sm}};
 #else
-  return {{.order = emu::Order::random, .seed = 1, .sm = sm}, {.order = emu::Order::random, .seed = 2, .sm = sm}, {.order = emu::Order::lifo, .async = emu::Async::late, .sm = sm}};
+  return {{.order = emu::Order::random, .seed = 1, .sm = sm},
+          {.order = emu::Order::random, .seed = 2, .sm = sm},
+          {.order = emu::Order::lifo, .async = emu::Async::late, .sm = sm}};
 #endif
 }
 
@@ -54,7 +56,8 @@ class LinearProblem {
   // x_padding elements between the lines of x, x_offset in front: multiples of 4 keep them aligned to 16 bytes
   template <typename Fn>
   LinearProblem(DType dtype, int64_t tokens, int64_t rows, int64_t cols, Fn&& value, int64_t x_padding = 4, int64_t x_offset = 0)
-      : pieces{rows}, w_(dtype, rows, cols, value), dtype_(dtype), t_(tokens), n_(rows), k_(cols), x_stride_((cols + 3) / 4 * 4 + x_padding), x_offset_(x_offset) {
+      : pieces{rows}, w_(dtype, rows, cols, value), dtype_(dtype), t_(tokens), n_(rows), k_(cols),
+        x_stride_((cols + 3) / 4 * 4 + x_padding), x_offset_(x_offset) {
     x_.assign(static_cast<size_t>(x_offset + t_ * x_stride_ + 16), std::nanf(""));
     for (int64_t t = 0; t < t_; ++t)
       for (int64_t k = 0; k < k_; ++k) x_[static_cast<size_t>(x_offset_ + t * x_stride_ + k)] = value();
@@ -103,7 +106,7 @@ class LinearProblem {
   std::vector<float> linear(const emu::Options& options, const cuda::Card& card, cuda::Arithmetic arithmetic) {
     return run(options, [&](emu::Session& session, const LinearArgs& args) {
       Workspace workspace(session, cuda::linear_workspace(t_, n_, k_, dtype_, arithmetic));
-      return cuda::linear(card, {.args = args, .arithmetic = arithmetic, .workspace = workspace.data(), .workspace_bytes = workspace.bytes()}, nullptr);
+      return cuda::linear(card, {.args = args, .arithmetic = arithmetic, .workspace = workspace.bytes()}, nullptr);
     });
   }
   // This kernel, whatever choose() would pick
@@ -111,7 +114,7 @@ class LinearProblem {
     const cuda::ForcedKernel forced{kernel, pieces_of_k};
     return run(options, [&](emu::Session& session, const LinearArgs& args) {
       Workspace workspace(session, cuda::linear_workspace(t_, n_, k_, dtype_, cuda::Arithmetic::fast));
-      return cuda::linear(card_of(options.sm), {.args = args, .forced = forced, .workspace = workspace.data(), .workspace_bytes = workspace.bytes()}, nullptr);
+      return cuda::linear(card_of(options.sm), {.args = args, .forced = forced, .workspace = workspace.bytes()}, nullptr);
     }, y_padding);
   }
 
@@ -122,7 +125,7 @@ class LinearProblem {
       if (bytes > 0) session.add(data(), bytes, "workspace");
     }
     std::byte* data() { return memory_.data() + (256 - reinterpret_cast<uintptr_t>(memory_.data()) % 256) % 256; }
-    size_t bytes() const { return bytes_; }
+    std::span<std::byte> bytes() { return {data(), bytes_}; }
 
    private:
     size_t bytes_;

@@ -16,7 +16,9 @@ constexpr Card kT4{75, 40, 64 << 10}, kA100{80, 108, 163 << 10}, kRtx3090{86, 82
 constexpr Card kSmall{75, 14, 48 << 10}, kLater{120, 170, 99 << 10};
 constexpr Card kEveryCard[] = {kT4, kA100, kRtx3090, kRtx4090, kH200, kSmall, kLater};
 
-LinearKernel chosen(const Card& card, const LinearShape& shape, Arithmetic arithmetic = Arithmetic::fast) { return choose(card, shape, arithmetic).kernel; }
+LinearKernel chosen(const Card& card, const LinearShape& shape, Arithmetic arithmetic = Arithmetic::fast) {
+  return choose(card, shape, arithmetic).kernel;
+}
 
 // "", or the first rule that the choice breaks
 std::string what_is_wrong(const Card& card, const LinearShape& shape, Arithmetic arithmetic) {
@@ -37,7 +39,8 @@ std::string what_is_wrong(const Card& card, const LinearShape& shape, Arithmetic
       const int64_t tiles = (shape.tokens + row.tokens - 1) / row.tokens * ((shape.rows + row.rows - 1) / row.rows);
       if (int64_t{c.grid_x} != tiles || tiles > INT32_MAX || c.grid_y != 1) return no("tiles");
       if (splits > 1 && arithmetic != Arithmetic::fast) return no("a split that changes the order");
-      if (c.split_cols % row.depth != 0 || splits * c.split_cols < shape.cols || (splits > 1 && (splits - 1) * c.split_cols >= shape.cols)) return no("splits");
+      if (c.split_cols % row.depth != 0 || splits * c.split_cols < shape.cols) return no("splits");
+      if (splits > 1 && (splits - 1) * c.split_cols >= shape.cols) return no("a split of nothing");
       break;
     }
     case LinearFamily::gemv:
@@ -99,7 +102,8 @@ TEST_CASE("a matrix has one order of summation whatever the tokens, rows and mul
         for (int64_t tokens : {1, 2, 9, 100, 5000})
           for (int64_t rows : {1, 100, 10000})
             for (int sms : {1, 20, 500}) {
-              const LinearChoice c = choose({card.arch, sms, card.shared_bytes}, {tokens, rows, cols, weights, tokens % 2 == 0}, Arithmetic::one_order);
+              const LinearShape shape{tokens, rows, cols, weights, tokens % 2 == 0};
+              const LinearChoice c = choose({card.arch, sms, card.shared_bytes}, shape, Arithmetic::one_order);
               CHECK(linear_kernel(c.kernel).family == family);
               CHECK(family != LinearFamily::gemv);
               CHECK(c.splits() == 1);

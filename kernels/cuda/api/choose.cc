@@ -97,7 +97,8 @@ LinearChoice cut(LinearKernel kernel, const LinearShape& s, int pieces_of_k) {
   c.kernel = kernel;
   switch (row.family) {
     case LinearFamily::gemm: {
-      const int64_t steps = std::max<int64_t>(ceil_div(s.cols, row.depth), 1), split_steps = ceil_div(steps, pieces_of_k), splits = ceil_div(steps, split_steps);
+      const int64_t steps = std::max<int64_t>(ceil_div(s.cols, row.depth), 1);
+      const int64_t split_steps = ceil_div(steps, pieces_of_k), splits = ceil_div(steps, split_steps);
       c.grid_x = static_cast<uint32_t>(ceil_div(s.tokens, row.tokens) * ceil_div(s.rows, row.rows));
       c.grid_z = static_cast<uint32_t>(splits);
       c.split_cols = static_cast<int32_t>(split_steps * row.depth);

@@ -50,12 +50,12 @@ inline constexpr size_t kLinearKernelCount = 16;
 
 namespace detail {
 inline constexpr uint32_t kSm75 = 1, kSm80 = 2, kSm86 = 4, kSm89 = 8, kSm90 = 16;  // and later
-inline constexpr uint32_t kWithAsync = kSm80 | kSm86 | kSm89 | kSm90, kAny = kSm75 | kWithAsync;
+inline constexpr uint32_t kWithAsync = kSm80 | kSm86 | kSm89 | kSm90, kAny = kSm75 | kWithAsync, kLarge = kSm80 | kSm90;
 constexpr uint32_t card_bit(int arch) {
   return arch >= 90 ? kSm90 : arch >= 89 ? kSm89 : arch >= 86 ? kSm86 : arch >= 80 ? kSm80 : arch >= 75 ? kSm75 : 0;
 }
 constexpr uint32_t weight_bit(DType t) { return 1u << static_cast<uint32_t>(t); }
-inline constexpr uint32_t kF16 = weight_bit(DType::f16), kBf16 = weight_bit(DType::bf16), kTwoBytes = kF16 | kBf16, kAll = kF16 | kBf16 | weight_bit(DType::f32);
+inline constexpr uint32_t kF16 = weight_bit(DType::f16), kTwoBytes = kF16 | weight_bit(DType::bf16), kAll = kTwoBytes | weight_bit(DType::f32);
 }  // namespace detail
 
 struct LinearKernelRow {
@@ -75,7 +75,7 @@ struct LinearKernelRow {
 // Tiles of 128 x 256 keep one block a multiprocessor busy, those of 128 x 128 two, also in the 99 KiB of sm_86 and sm_89. gemm_16x32 is
 // for decoding in one order: more blocks where K may not be split.
 inline constexpr LinearKernelRow kLinearKernels[] = {
-    {LinearKernel::gemm_128x256, "gemm_128x256", LinearFamily::gemm, 128, 256, 32, 3, 256, 73728, detail::kSm80 | detail::kSm90, detail::kTwoBytes, 0, 0.85},
+    {LinearKernel::gemm_128x256, "gemm_128x256", LinearFamily::gemm, 128, 256, 32, 3, 256, 73728, detail::kLarge, detail::kTwoBytes, 0, 0.85},
     {LinearKernel::gemm_128x128, "gemm_128x128", LinearFamily::gemm, 128, 128, 32, 3, 128, 49152, detail::kWithAsync, detail::kTwoBytes, 0, 0.8},
     {LinearKernel::gemm_64x64, "gemm_64x64", LinearFamily::gemm, 64, 64, 64, 4, 128, 65536, detail::kWithAsync, detail::kTwoBytes, 0, 0.55},
     {LinearKernel::gemm_32x64, "gemm_32x64", LinearFamily::gemm, 32, 64, 64, 4, 128, 49152, detail::kWithAsync, detail::kTwoBytes, 32, 0.4},

@@ -32,7 +32,7 @@ void check_call(const LinearCall& call) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max() - 1024;  // room for the last tile
   FG_CHECK(a.x.rows <= kMost && a.x.cols <= kMost && a.w.rows <= kMost, "{} tokens, {} x {} weights", a.x.rows, a.w.rows, a.w.cols);
   for (const RowBlock& b : a.w.blocks) FG_CHECK(is_aligned(b.data, 16), "row block of row {} is not 16-byte aligned", b.first_row);
-  FG_CHECK(is_aligned(call.workspace, kAlignment), "the workspace is not {}-byte aligned", kAlignment);
+  FG_CHECK(is_aligned(call.workspace.data(), kAlignment), "the workspace is not {}-byte aligned", kAlignment);
 }
 
 // One launch: the rows of w
@@ -62,8 +62,9 @@ class Launch {
 
   int gemm(bool& x_ready) const {
     const size_t x_bytes = call_.rounded_x ? 0 : aligned(rounded_x_bytes(a_.x.rows, a_.x.cols));
-    FG_CHECK(x_bytes + choice_.partial_bytes <= call_.workspace_bytes, "workspace of {} bytes, {} needed", call_.workspace_bytes, x_bytes + choice_.partial_bytes);
-    std::byte* const workspace = static_cast<std::byte*>(call_.workspace);
+    const size_t needed = x_bytes + choice_.partial_bytes;
+    FG_CHECK(needed <= call_.workspace.size(), "workspace of {} bytes, {} needed", call_.workspace.size(), needed);
+    std::byte* const workspace = call_.workspace.data();
     if (!call_.rounded_x && !x_ready) {
       if (const int error = round_x(a_.x, a_.w.dtype, workspace, stream_)) return error;
       x_ready = true;

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 
 #include "flexgen/ops/ops.h"
 #include "kernels/cuda/api/choose.h"
@@ -22,8 +23,7 @@ struct LinearCall {
   Arithmetic arithmetic = Arithmetic::fast;
   std::optional<ForcedKernel> forced = {};      // benchmarks and tests: this kernel, which must be one for the card, shape and weights
   const void* rounded_x = nullptr;              // x as round_x made it for these weights, or null: made in the workspace when it is needed
-  void* workspace = nullptr;                    // 256-byte aligned, used by the stream until the kernels are done
-  size_t workspace_bytes = 0;                   // linear_workspace() or more
+  std::span<std::byte> workspace = {};          // linear_workspace() bytes, 256-byte aligned, used until the kernels are done
 };
 
 // Launches on `stream` (a cudaStream_t of the card). Returns the CUDA error code of the first launch that failed, or 0. What the kernels

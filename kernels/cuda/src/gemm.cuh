@@ -89,7 +89,8 @@ struct HeldTile {
     const bool inside = k + from.chunk * 8 < end;
     const uint4 zero = make_uint4(0, 0, 0, 0);
     FG_UNROLL for (int i = 0; i < Tile::kTokenCopies; ++i)
-      x[i] = inside && i * Tile::kLinesAtOnce < from.tokens_left ? *reinterpret_cast<const uint4*>(from.x + i * Tile::kLinesAtOnce * a.x_stride + k) : zero;
+      x[i] = inside && i * Tile::kLinesAtOnce < from.tokens_left
+                 ? *reinterpret_cast<const uint4*>(from.x + i * Tile::kLinesAtOnce * a.x_stride + k) : zero;
     FG_UNROLL for (int i = 0; i < Tile::kRowCopies; ++i) w[i] = inside ? *reinterpret_cast<const uint4*>(from.w[i] + k) : zero;
   }
   FG_DEVICE void put(const Lines<T, Tile>& from, T* stage) const {

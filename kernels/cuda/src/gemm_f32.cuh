@@ -2,8 +2,9 @@
 // The linear layer in f32, whatever the weights are stored in: the arithmetic contract of ops/ops.h, so its results are the bits of the
 // CPU backends. It needs no tensor core, no alignment and no size, which makes it also the path for what the others do not take.
 //
-// 16 lanes, half a warp, are the 16 partial sums of the contract: lane j takes k = j, j + 16, ... They own Tokens x Rows elements of y. Grid: (row tiles, token tiles up to 65535, strided
-// beyond). Operands come through L1: the halves of a block that share tokens or rows read the same lines at about the same time.
+// 16 lanes, half a warp, are the 16 partial sums of the contract: lane j takes k = j, j + 16, ... They own Tokens x Rows elements of y.
+// Grid: (row tiles, token tiles up to 65535, strided beyond). Operands come through L1: the halves of a block that share tokens or rows
+// read the same lines at about the same time.
 #pragma once
 
 #include "kernels/cuda/src/linear_rows.cuh"
@@ -43,8 +44,8 @@ FG_DEVICE void add_lanes(float (&value)[N], int lane) {
 }
 // sum += x w for the k of one lane, in order, kSteps of them; k behind K count as 0 * 0, which makes a -0 of the sum +0
 template <class W, class Tile, int Steps>
-FG_DEVICE void add_products(float (&sum)[Tile::kTokens * Tile::kRows], const float* const (&x)[Tile::kTokens], const W* const (&w)[Tile::kRows], int k,
-                            int cols) {
+FG_DEVICE void add_products(float (&sum)[Tile::kTokens * Tile::kRows], const float* const (&x)[Tile::kTokens],
+                            const W* const (&w)[Tile::kRows], int k, int cols) {
   float rows[Steps][Tile::kRows], tokens[Steps][Tile::kTokens];
   FG_UNROLL for (int s = 0; s < Steps; ++s) {
     const int at = k + s * kContractLanes;
@@ -72,7 +73,8 @@ FG_KERNEL(Tile::kThreads) gemm_f32(GemmF32Arguments a) {
     FG_UNROLL for (int t = 0; t < Tile::kTokens; ++t) x[t] = a.x + (token + t < a.tokens ? token + t : a.tokens - 1) * a.x_stride;
     float sum[kSums] = {};
     int k = 0;
-    for (; k + Tile::kSteps * kContractLanes <= a.cols; k += Tile::kSteps * kContractLanes) add_products<W, Tile, Tile::kSteps>(sum, x, w, k + lane, a.cols);
+    constexpr int kAtOnce = Tile::kSteps * kContractLanes;
+    for (; k + kAtOnce <= a.cols; k += kAtOnce) add_products<W, Tile, Tile::kSteps>(sum, x, w, k + lane, a.cols);
     for (; k < a.cols; k += kContractLanes) add_products<W, Tile, 1>(sum, x, w, k + lane, a.cols);
     add_lanes(sum, lane);
     for (int i = 0; i < kOwn; ++i) {

@@ -44,7 +44,8 @@ FG_DEVICE void store_4(const LinearOutput& o, int64_t token, const int* column, 
   if (column[0] < 0) return;
   float* const to = o.y + token * o.stride + column[0];
   if (column[3] == column[0] + 3 && aligned_16(to)) {
-    float4 v = make_float4(finished(o, column[0], sum.x), finished(o, column[1], sum.y), finished(o, column[2], sum.z), finished(o, column[3], sum.w));
+    float4 v = make_float4(finished(o, column[0], sum.x), finished(o, column[1], sum.y), finished(o, column[2], sum.z),
+                           finished(o, column[3], sum.w));
     if (o.accumulate) {
       const float4 y = *reinterpret_cast<const float4*>(to);
       v = make_float4(add(y.x, v.x), add(y.y, v.y), add(y.z, v.z), add(y.w, v.w));
