@@ -47,8 +47,9 @@ void Block::prepare(uint64_t index) {
   statistics = {};
   statistics.blocks = 1;
   shared.begin_block(shape.dynamic_bytes, options().poison);
-  if (race()) races.begin_block(n_threads_);
+  if (race()) races.begin_block(n_threads_, kEngines);
   requests.begin_block();
+  mbarriers.begin_block();
 
   const uint32_t n_warps = (n_threads_ + 31) / 32;
   warps_.assign(n_warps, Warp{});
@@ -67,6 +68,7 @@ void Block::prepare(uint64_t index) {
     Thread& t = threads_[i];
     *t.place = {{i % b.x, i / b.x % b.y, i / (b.x * b.y)}, index_, b, g, i % 32, i / 32};
     t.copies.begin_block();
+    t.stores = {};
     prepare_fiber(t.fiber, stacks_ + kStackStride * i + kGuardBytes, kStackBytes - kPlaceBytes, entry);
     warps_[i / 32].exist |= 1u << (i % 32);
   }
@@ -102,7 +104,7 @@ void Block::run(const Launch& launch, uint64_t index) {
   if (thrown_) std::rethrow_exception(thrown_);
   if (stopped_) raise(*stopped_);
   if (live_ > 0) {
-    Location where;
+    Location where = mbarriers.where();
     for (const Warp& w : warps_)
       for (const Meeting& m : w.meetings)
         if (m.present != 0) where = m.where;
@@ -113,11 +115,56 @@ void Block::run(const Launch& launch, uint64_t index) {
            fmt::format("no thread can go on{}. Every thread that is waited for must come", who_waits()),
            fmt::format("{} of {} threads left", live_, n_threads_)});
   }
+  check_end();
 }
 
 std::string Block::name_of(uint32_t thread) const {
+  if (thread >= n_threads_) {
+    const uint32_t engine = thread - n_threads_, first_store = MBarriers::kMost, first_matrix = first_store + kMaxWarps;
+    if (engine < first_store) return "a TMA load";
+    return engine < first_matrix ? fmt::format("a TMA store of warp {}", engine - first_store)
+                                 : fmt::format("a wgmma of warp {}", engine - first_matrix);
+  }
   const uint3 t = threads_[thread].place->thread;
   return fmt::format("thread ({},{},{})", t.x, t.y, t.z);
+}
+
+// What a block may not leave behind
+void Block::check_end() const {
+  const auto refuse = [&](Problem problem, const std::string& message, Location where = {}) {
+    raise({problem, {where}, message, "all threads done"});
+  };
+  if (!mbarriers.idle()) refuse(Problem::in_flight, mbarriers.what_flies() + " when the block ends. Wait for their mbarrier", mbarriers.where());
+  for (uint32_t i = 0; i < n_threads_; ++i) {
+    const TensorStores& s = threads_[i].stores;
+    if (s.open.empty() && s.groups.empty()) continue;
+    const auto& stores = s.open.empty() ? s.groups.front() : s.open;
+    refuse(Problem::in_flight, fmt::format("{} returned while its TMA stores read shared memory. Commit and wait for them", name_of(i)),
+           stores.empty() ? Location{} : stores.front().copy.where);
+  }
+  int registers = 0;
+  for (size_t i = 0; i < warps_.size(); i += 4) {
+    for (size_t j = i; j < std::min(i + 4, warps_.size()); ++j) {
+      const WarpgroupQueue &first = warps_[i].products, &other = warps_[j].products;
+      if (other.issued != first.issued || other.registers != first.registers)
+        refuse(Problem::divergence,
+               fmt::format(
+                   "warps {} and {} of one group executed {} and {} wgmma and have {} and {} registers. All four warps of a group must do the same",
+                   i, j, first.issued, other.issued, first.registers, other.registers));
+      if (other.issued != other.finished)
+        refuse(Problem::in_flight, fmt::format("warp {} returned while wgmma is in flight. Commit and wait for it", j),
+               other.open.empty() ? other.groups.back().back().where : other.open.front().where);
+    }
+    constexpr int kRegisterFile = 65536;
+    const int launched = kRegisterFile / static_cast<int>((n_threads_ + 127) / 128 * 128) / 8 * 8;
+    registers += warps_[i].products.registers != 0 ? warps_[i].products.registers : std::min(launched, 255);
+  }
+  constexpr int kOfAGroup = 65536 / 128;
+  const bool changed = std::any_of(warps_.begin(), warps_.end(), [](const Warp& w) { return w.products.registers != 0; });
+  if (changed && registers > kOfAGroup)
+    refuse(Problem::launch,
+           fmt::format("setmaxnreg gives the groups of four warps {} registers a thread in all: there are {}. Let the producer give up more",
+                       registers, kOfAGroup));
 }
 
 // By a switch, not by an exception: the hooks that the compiler calls for loads and stores are declared not to throw
@@ -140,9 +187,12 @@ void Block::raise(const Stop& stop) const {
 
 bool Block::lands_early() {
   switch (options().async) {
-    case Async::late: return false;
-    case Async::early: return true;
-    case Async::random: return random(2) == 1;
+    case Async::late:
+      return false;
+    case Async::early:
+      return true;
+    case Async::random:
+      return random(2) == 1;
   }
   return false;
 }
@@ -172,8 +222,9 @@ void Block::access(const void* p, size_t bytes, Access kind, const Site& site) {
 void Block::access_shared(const void* p, size_t bytes, Access kind, const Site& site) {
   const size_t at = shared.offset(p);
   if (shared.array_of(at, bytes) == nullptr)
-    stop(Problem::out_of_bounds, site, fmt::format("{} {}. Check the index, and the bytes that the launch asks for",
-                                                   kind == Access::read ? "reads" : "writes", shared.describe(at, bytes)));
+    stop(Problem::out_of_bounds, site,
+         fmt::format("{} {}. Check the index, and the bytes that the launch asks for", kind == Access::read ? "reads" : "writes",
+                     shared.describe(at, bytes)));
   report(races.access(current_, at, bytes, kind, site), kind, bytes, site);
 }
 
@@ -183,6 +234,11 @@ void Block::report(const Conflict& conflict, Access kind, size_t bytes, const Si
   const std::string what = shared.describe(conflict.offset, bytes);
   const std::string there = line_text(conflict.others_site.where, conflict.others_site.pc);
   switch (conflict.kind) {
+    case Conflict::Kind::unfenced:
+      stop(Problem::unfenced, site,
+           fmt::format(
+               "{} {} by an asynchronous engine, which {} wrote at {} without a fence. The writer calls fence_async_proxy() before the threads meet",
+               does, what, name_of(conflict.other), there));
     case Conflict::Kind::uninitialised:
       stop(Problem::uninitialised, site, fmt::format("{} {}, of which nobody wrote all. Write them first", does, what));
     case Conflict::Kind::in_flight:

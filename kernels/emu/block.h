@@ -16,18 +16,32 @@
 #include "kernels/emu/emulator.h"
 #include "kernels/emu/fiber.h"
 #include "kernels/emu/global_memory.h"
+#include "kernels/emu/mbarrier.h"
 #include "kernels/emu/place.h"
 #include "kernels/emu/race.h"
 #include "kernels/emu/requests.h"
 #include "kernels/emu/shared_memory.h"
 #include "kernels/emu/warp.h"
+#include "kernels/emu/wgmma.h"
 
 namespace flexgen::emu {
+
+// TMA stores of one thread
+struct TensorStores {
+  struct Store {
+    BoxCopy copy;
+    Clocks::Time time;  // of the warp's store engine
+    bool landed = false;
+  };
+  std::vector<Store> open;
+  std::deque<std::vector<Store>> groups;
+};
 
 struct Thread {
   Fiber fiber;
   Place* place = nullptr;  // on its stack, where race mode does not look
   AsyncCopies copies;
+  TensorStores stores;
 };
 
 // Lanes of one warp that come together for one operation
@@ -46,6 +60,8 @@ struct Warp {
   uint64_t priority = 0;
   std::array<Meeting, 8> meetings;
   std::array<void*, 32> arguments{};
+  WarpgroupQueue products;
+  Clocks::Time stores = 0;  // TMA stores issued by its threads
 };
 
 struct Barrier {
@@ -75,6 +91,7 @@ class Block {
   static constexpr uint32_t kMaxThreads = 1024;
   static constexpr size_t kStackBytes = size_t{128} << 10;
   static constexpr uint32_t kBarriers = 16;  // bar.sync 0 to 15
+  static constexpr uint32_t kMaxWarps = kMaxThreads / 32;
 
   Block();
   ~Block();
@@ -92,6 +109,8 @@ class Block {
 
   void meet(WarpOperation operation, int variant, uint32_t mask, void* argument, MeetingBody body, Location where);
   int barrier(uint32_t id, uint32_t threads, BarrierOperation operation, int predicate, Location where);
+  void sleep() { yield(); }  // until wake()
+  void wake(uint32_t thread) { warps_[thread / 32].ready |= 1u << (thread % 32); }
   [[noreturn]] void stop(Problem problem, const Site& site, const std::string& message);
 
   // In race mode: a plain access of the calling thread, to whatever memory
@@ -99,6 +118,13 @@ class Block {
   // ... known to be to shared memory
   void access_shared(const void* p, size_t bytes, Access kind, const Site& site);
   void report(const Conflict& conflict, Access kind, size_t bytes, const Site& site);
+
+  // Who reads and writes shared memory for threads, as actors of the race checker: the copy engine of an mbarrier, and for each warp one
+  // for TMA stores and one for wgmma
+  Clocks::Actor engine(uint32_t mbarrier) const { return n_threads_ + mbarrier; }
+  Clocks::Actor store_engine() const { return n_threads_ + static_cast<uint32_t>(MBarriers::kMost) + current_ / 32; }
+  Clocks::Actor matrix_engine() const { return store_engine() + kMaxWarps; }
+  static constexpr uint32_t kEngines = static_cast<uint32_t>(MBarriers::kMost) + 2 * kMaxWarps;
 
   const Launch& launch() const { return *launch_; }
   const Options& options() const { return launch_->options; }
@@ -110,6 +136,7 @@ class Block {
   SharedMemory shared;
   RaceChecker races;
   RequestCounter requests;
+  MBarriers mbarriers{*this};
   Statistics statistics;
   bool inside = false;  // the emulator's own code runs: its loads and stores are not the kernel's
 
@@ -117,6 +144,7 @@ class Block {
   static void entry();
   void prepare(uint64_t index);
   std::optional<uint32_t> pick();
+  std::optional<uint32_t> next();
   uint32_t pick_lane(uint32_t ready);
   void yield();
   void go_to(Fiber& from, uint32_t thread);
@@ -125,6 +153,7 @@ class Block {
   void complete(Warp& warp, uint32_t warp_index, Meeting& meeting, MeetingBody body);
   void make_ready(const Barrier& barrier);
   std::string who_waits() const;
+  void check_end() const;
   bool is_local(uintptr_t p) const;
 
   struct Stop {

@@ -18,6 +18,9 @@
 // - Inline copies that g++ compiles to a call of memcpy or memset are not seen in race mode. Kernels assign.
 // - A barrier or warp operation is known by its line: two on one line look like one, and threads of a block that meet in one barrier
 //   from two lines, which a card allows, are reported. Both are rules worth keeping in kernels.
+// - TMA copies boxes of matrices, with 128-byte swizzle or none; wgmma takes both operands from shared memory with that swizzle, k next to
+//   each other. Clusters, multicast, im2col and other layouts are not there. Each warp of a group does its part of a wgmma alone: that
+//   all four warps take part is checked when the block ends.
 // - Registers are not modelled: an uninitialised local variable is the compiler's warning, spills are ptxas's report.
 // - A thread has 128 KiB of stack, with a guard page behind: more ends the process with a segmentation fault.
 // - What a kernel owns when it is stopped by an error is not destroyed; kernels own nothing.
@@ -48,29 +51,32 @@ enum class Async {
 struct Options {
   Order order = Order::random;
   Async async = Async::random;
-  uint64_t seed = 1;    // repeats a run exactly, with one OS thread or many
-  int os_threads = 1;   // blocks of a launch are spread over this many
-  bool poison = true;   // shared memory starts as 0xFF bytes (NaN in every float type), and so does the target of a copy until it lands
-  bool race = false;    // check every access; the kernel must be compiled with -fsanitize=thread
-  bool count = false;   // in race mode: also count requests, bank conflicts and sectors
-  int sm = 90;          // 75, 80, 86, 89, 90: which instructions exist and how much shared memory a block may have
+  uint64_t seed = 1;   // repeats a run exactly, with one OS thread or many
+  int os_threads = 1;  // blocks of a launch are spread over this many
+  bool poison = true;  // shared memory starts as 0xFF bytes (NaN in every float type), and so does the target of a copy until it lands
+  bool race = false;   // check every access; the kernel must be compiled with -fsanitize=thread
+  bool count = false;  // in race mode: also count requests, bank conflicts and sectors
+  int sm = 90;         // 75, 80, 86, 89, 90: which instructions exist and how much shared memory a block may have
 };
 
 // Sums over all blocks of all launches of a session
 struct Statistics {
   uint64_t blocks = 0;
-  uint64_t switches = 0;            // from one CUDA thread to another
-  uint64_t barriers = 0;            // completed __syncthreads and named barriers
-  uint64_t meetings = 0;            // completed warp operations
+  uint64_t switches = 0;  // from one CUDA thread to another
+  uint64_t barriers = 0;  // completed __syncthreads and named barriers
+  uint64_t meetings = 0;  // completed warp operations
   uint64_t mma = 0;
   uint64_t ldmatrix = 0;            // warp instructions
   uint64_t ldmatrix_conflicts = 0;  // rows of an 8x8 matrix that share banks with an earlier row of it: extra passes
   uint64_t async_copies = 0;        // a thread's cp.async
+  uint64_t tma_copies = 0;          // boxes loaded and stored
+  uint64_t mbarrier_phases = 0;     // completed
+  uint64_t wgmma = 0;               // instructions of a warp: four for a group
   // With Options::count. A request is what a warp's lanes do in one load, store or atomic; ldmatrix has its own counters above.
   uint64_t shared_requests = 0;
   uint64_t shared_conflicts = 0;  // passes through the banks beyond those that the bytes need
   uint64_t global_requests = 0;
-  uint64_t global_sectors = 0;    // of 32 bytes
+  uint64_t global_sectors = 0;  // of 32 bytes
 
   Statistics& operator+=(const Statistics& other);
 };
@@ -86,6 +92,7 @@ struct Traffic {
 enum class Problem {
   race,           // shared memory touched without an order between the threads
   in_flight,      // memory touched while an asynchronous copy or matrix instruction still uses it
+  unfenced,       // an asynchronous engine touches what ordinary code wrote, without the fence between the two
   uninitialised,  // shared memory read before anybody wrote it
   out_of_bounds,  // shared or global memory outside every array
   alignment,      // an address that the instruction cannot take

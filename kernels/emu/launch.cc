@@ -33,12 +33,17 @@ Active& active() {
 // PTX ISA and CUDA programming guide, "Technical specifications per compute capability"
 size_t shared_limit(int sm) {
   switch (sm) {
-    case 75: return size_t{64} << 10;
-    case 80: return size_t{163} << 10;
+    case 75:
+      return size_t{64} << 10;
+    case 80:
+      return size_t{163} << 10;
     case 86:
-    case 89: return size_t{99} << 10;
-    case 90: return size_t{227} << 10;
-    default: return 0;
+    case 89:
+      return size_t{99} << 10;
+    case 90:
+      return size_t{227} << 10;
+    default:
+      return 0;
   }
 }
 
@@ -90,6 +95,9 @@ Statistics& Statistics::operator+=(const Statistics& o) {
   ldmatrix += o.ldmatrix;
   ldmatrix_conflicts += o.ldmatrix_conflicts;
   async_copies += o.async_copies;
+  tma_copies += o.tma_copies;
+  mbarrier_phases += o.mbarrier_phases;
+  wgmma += o.wgmma;
   shared_requests += o.shared_requests;
   shared_conflicts += o.shared_conflicts;
   global_requests += o.global_requests;

@@ -8,8 +8,8 @@
 
 namespace flexgen::emu {
 
-void RaceChecker::begin_block(uint32_t threads) {
-  clocks_.begin_block(threads, threads);
+void RaceChecker::begin_block(uint32_t threads, uint32_t engines) {
+  clocks_.begin_block(threads, threads + engines);
   cells_.clear();
   readers_.clear();
   readers_.emplace_back();  // 0: nobody
@@ -38,14 +38,17 @@ Conflict RaceChecker::check_writer(Clocks::Actor thread, size_t offset, Access k
     case kUnwritten:
       if (kind == Access::write) return {};
       return {Conflict::Kind::uninitialised, offset, thread, Access::write, {}};
-    case kInFlight: return conflict(Conflict::Kind::in_flight, offset, c.writer, Access::write, c.site);
+    case kInFlight:
+      return conflict(Conflict::Kind::in_flight, offset, c.writer, Access::write, c.site);
     case kWrittenAtomically:
       if (kind == Access::atomic) return {};
       break;
-    case kWritten: break;
+    case kWritten:
+    case kWrittenByEngine:
+      break;
   }
   if (clocks_.ordered(c.writer, c.time, thread)) return {};
-  return conflict(Conflict::Kind::race, offset, c.writer, c.state == kWritten ? Access::write : Access::atomic, c.site);
+  return conflict(Conflict::Kind::race, offset, c.writer, c.state == kWrittenAtomically ? Access::atomic : Access::write, c.site);
 }
 
 size_t RaceChecker::same_readers_until(size_t begin, size_t end) const {
@@ -64,16 +67,12 @@ Conflict RaceChecker::access(Clocks::Actor thread, size_t offset, size_t bytes, 
   }
   const SiteId id = id_of(site);
   if (kind == Access::read) {
-    for (size_t i = offset; i < end;) {
-      const size_t until = same_readers_until(i, end);
-      remember_read(thread, i, until, id);
-      i = until;
-    }
+    remember_reads(thread, {clocks_.now(thread), id, thread}, offset, bytes);
     return {};
   }
   for (size_t i = offset; i < end; i = same_readers_until(i, end))
     for (const Read& r : readers_[cells_[i].readers].reads)
-      if (!clocks_.ordered(r.thread, r.time, thread)) return conflict(Conflict::Kind::race, i, r.thread, Access::read, r.site);
+      if (!clocks_.ordered(r.actor, r.time, thread)) return conflict(Conflict::Kind::race, i, r.actor, Access::read, r.site);
   for (size_t i = offset; i < end; ++i) {
     Cell& c = cells_[i];
     forget_reads(c);
@@ -92,15 +91,55 @@ Conflict RaceChecker::copy_issued(Clocks::Actor thread, size_t offset, size_t by
   return found;
 }
 
-void RaceChecker::copy_lands(Clocks::Actor thread, size_t offset, size_t bytes, const Site& site) {
+void RaceChecker::set_written(size_t offset, size_t bytes, Clocks::Actor writer, Clocks::Time time, State state, const Site& site) {
   const SiteId id = id_of(site);
   for (size_t i = offset; i < offset + bytes; ++i) {
     Cell& c = cells_[i];
-    c.time = clocks_.now(thread);
+    c.time = time;
     c.site = id;
-    c.writer = static_cast<uint16_t>(thread);
-    c.state = kWritten;
+    c.writer = static_cast<uint16_t>(writer);
+    c.state = state;
   }
+}
+
+void RaceChecker::copy_lands(Clocks::Actor thread, size_t offset, size_t bytes, const Site& site) {
+  set_written(offset, bytes, thread, clocks_.now(thread), kWritten, site);
+}
+
+// Were ordinary stores fenced before an engine touches their bytes?
+Conflict RaceChecker::check_fence(Clocks::Actor thread, size_t offset, const Cell& c) const {
+  if ((c.state != kWritten && c.state != kWrittenAtomically) || clocks_.fenced(c.writer, c.time, thread)) return {};
+  return conflict(Conflict::Kind::unfenced, offset, c.writer, Access::write, c.site);
+}
+
+Conflict RaceChecker::engine_will_write(Clocks::Actor thread, size_t offset, size_t bytes, const Site& site) {
+  cell(offset + bytes - 1);
+  for (size_t i = offset; i < offset + bytes; ++i) {
+    const Cell& c = cells_[i];
+    if (check_writer(thread, i, Access::write, c).kind != Conflict::Kind::none) break;  // copy_issued() says more
+    if (const Conflict found = check_fence(thread, i, c); found.kind != Conflict::Kind::none) return found;
+  }
+  return copy_issued(thread, offset, bytes, site);
+}
+
+Conflict RaceChecker::fenced_for_engine(Clocks::Actor thread, size_t offset, size_t bytes) const {
+  for (size_t i = offset; i < offset + bytes; ++i)
+    if (const Conflict found = check_fence(thread, i, cells_[i]); found.kind != Conflict::Kind::none) return found;
+  return {};
+}
+
+void RaceChecker::engine_wrote(Clocks::Actor engine, Clocks::Time time, size_t offset, size_t bytes, const Site& site) {
+  set_written(offset, bytes, engine, time, kWrittenByEngine, site);
+}
+
+Conflict RaceChecker::engine_reads(Clocks::Actor thread, Clocks::Actor engine, Clocks::Time time, size_t offset, size_t bytes, const Site& site) {
+  cell(offset + bytes - 1);
+  for (size_t i = offset; i < offset + bytes; ++i) {
+    if (const Conflict found = check_writer(thread, i, Access::read, cells_[i]); found.kind != Conflict::Kind::none) return found;
+    if (const Conflict found = check_fence(thread, i, cells_[i]); found.kind != Conflict::Kind::none) return found;
+  }
+  remember_reads(thread, {time, id_of(site), engine}, offset, bytes);
+  return {};
 }
 
 RaceChecker::ReadersId RaceChecker::new_readers(uint32_t bytes) {
@@ -123,8 +162,16 @@ void RaceChecker::forget_reads(Cell& c) {
   c.readers = 0;
 }
 
+void RaceChecker::remember_reads(Clocks::Actor thread, const Read& now, size_t offset, size_t bytes) {
+  for (size_t i = offset; i < offset + bytes;) {
+    const size_t until = same_readers_until(i, offset + bytes);
+    remember_read(thread, now, i, until);
+    i = until;
+  }
+}
+
 // Bytes [begin, end) have one set of readers, which other bytes may share
-void RaceChecker::remember_read(Clocks::Actor thread, size_t begin, size_t end, SiteId site) {
+void RaceChecker::remember_read(Clocks::Actor thread, const Read& now, size_t begin, size_t end) {
   ReadersId id = cells_[begin].readers;
   const auto bytes = static_cast<uint32_t>(end - begin);
   if (id == 0 || readers_[id].bytes != bytes) {  // a set of their own
@@ -137,10 +184,9 @@ void RaceChecker::remember_read(Clocks::Actor thread, size_t begin, size_t end, 
     id = own;
   }
   auto& reads = readers_[id].reads;
-  const Read now{clocks_.now(thread), site, thread};
   // A read that happens before this one needs no memory: who is ordered behind this one is ordered behind that one too
   for (Read& r : reads) {
-    if (clocks_.ordered(r.thread, r.time, thread)) {
+    if (clocks_.ordered(r.actor, r.time, thread) || (r.actor == now.actor && r.time <= now.time)) {
       r = now;
       return;
     }

@@ -27,29 +27,38 @@ struct Site {
 };
 
 struct Conflict {
-  enum class Kind { none, race, in_flight, uninitialised } kind = Kind::none;
-  size_t offset = 0;                      // of the first byte at fault
-  Clocks::Actor other = 0;                // who is in the way
-  Access others_access = Access::read;    // what it did
-  Site others_site;                       // and where
+  enum class Kind { none, race, in_flight, uninitialised, unfenced } kind = Kind::none;
+  size_t offset = 0;                    // of the first byte at fault
+  Clocks::Actor other = 0;              // who is in the way
+  Access others_access = Access::read;  // what it did
+  Site others_site;                     // and where
 };
 
 class RaceChecker {
  public:
-  void begin_block(uint32_t threads);
+  // Actors: threads, then `engines` that read and write for them
+  void begin_block(uint32_t threads, uint32_t engines);
   Clocks& clocks() { return clocks_; }
 
   // Thread reads or writes shared memory [offset, offset + bytes) now. Remembers it where there is no conflict.
   Conflict access(Clocks::Actor thread, size_t offset, size_t bytes, Access kind, const Site& site);
 
-  // A copy that thread issued will write these bytes, until copy_lands(): then they are written by that thread at that time.
+  // cp.async: a copy that thread issued will write these bytes, until copy_lands(): then they are written by that thread at that time.
   Conflict copy_issued(Clocks::Actor thread, size_t offset, size_t bytes, const Site& site);
   void copy_lands(Clocks::Actor thread, size_t offset, size_t bytes, const Site& site);
+
+  // The asynchronous proxy: what thread wrote with ordinary stores must be fenced before an engine touches it.
+  // A write that thread issued, until engine_wrote() at a time of that engine
+  Conflict engine_will_write(Clocks::Actor thread, size_t offset, size_t bytes, const Site& site);
+  void engine_wrote(Clocks::Actor engine, Clocks::Time time, size_t offset, size_t bytes, const Site& site);
+  Conflict fenced_for_engine(Clocks::Actor thread, size_t offset, size_t bytes) const;
+  // A read that thread issued and that ends at that time of the engine
+  Conflict engine_reads(Clocks::Actor thread, Clocks::Actor engine, Clocks::Time time, size_t offset, size_t bytes, const Site& site);
 
  private:
   using SiteId = uint32_t;
   using ReadersId = uint32_t;  // index into readers_, 0: nobody
-  enum State : uint8_t { kUnwritten, kWritten, kWrittenAtomically, kInFlight };
+  enum State : uint8_t { kUnwritten, kWritten, kWrittenAtomically, kWrittenByEngine, kInFlight };
 
   struct Cell {  // one byte
     Clocks::Time time = 0;
@@ -61,7 +70,7 @@ class RaceChecker {
   struct Read {
     Clocks::Time time;
     SiteId site;
-    Clocks::Actor thread;
+    Clocks::Actor actor;
   };
   struct Readers {  // shared by neighbouring bytes that were always read together
     uint32_t bytes = 0;
@@ -72,7 +81,10 @@ class RaceChecker {
   SiteId id_of(const Site& site);
   Conflict conflict(Conflict::Kind kind, size_t offset, Clocks::Actor other, Access access, SiteId site) const;
   Conflict check_writer(Clocks::Actor thread, size_t offset, Access kind, const Cell& c) const;
-  void remember_read(Clocks::Actor thread, size_t begin, size_t end, SiteId site);
+  Conflict check_fence(Clocks::Actor thread, size_t offset, const Cell& c) const;
+  void remember_reads(Clocks::Actor thread, const Read& now, size_t offset, size_t bytes);
+  void remember_read(Clocks::Actor thread, const Read& now, size_t begin, size_t end);
+  void set_written(size_t offset, size_t bytes, Clocks::Actor writer, Clocks::Time time, State state, const Site& site);
   void forget_reads(Cell& c);
   ReadersId new_readers(uint32_t bytes);
   size_t same_readers_until(size_t begin, size_t end) const;

@@ -13,12 +13,20 @@ constexpr uint32_t kPriorityChangesEvery = 2000;  // switches, on average
 
 const char* name(WarpOperation operation) {
   switch (operation) {
-    case WarpOperation::sync: return "__syncwarp";
-    case WarpOperation::shuffle: return "a shuffle";
-    case WarpOperation::vote: return "a vote";
-    case WarpOperation::match: return "a match";
-    case WarpOperation::matrix_load: return "ldmatrix";
-    case WarpOperation::mma: return "mma";
+    case WarpOperation::sync:
+      return "__syncwarp";
+    case WarpOperation::shuffle:
+      return "a shuffle";
+    case WarpOperation::vote:
+      return "a vote";
+    case WarpOperation::match:
+      return "a match";
+    case WarpOperation::matrix_load:
+      return "ldmatrix";
+    case WarpOperation::mma:
+      return "mma";
+    case WarpOperation::wgmma:
+      return "wgmma or setmaxnreg";
   }
   return "a warp operation";
 }
@@ -40,8 +48,10 @@ uint32_t Block::random(uint32_t n) {  // xorshift64
 
 uint32_t Block::pick_lane(uint32_t ready) {
   switch (options().order) {
-    case Order::fifo: return static_cast<uint32_t>(std::countr_zero(ready));
-    case Order::lifo: return 31 - static_cast<uint32_t>(std::countl_zero(ready));
+    case Order::fifo:
+      return static_cast<uint32_t>(std::countr_zero(ready));
+    case Order::lifo:
+      return 31 - static_cast<uint32_t>(std::countl_zero(ready));
     default: {
       const uint32_t first = random(32);
       return (static_cast<uint32_t>(std::countr_zero(std::rotr(ready, static_cast<int>(first)))) + first) % 32;
@@ -85,11 +95,22 @@ void Block::go_to(Fiber& from, uint32_t thread) {
   switch_fiber(from, threads_[thread].fiber);
 }
 
+// The next thread to run. Copies under way land now and then, and when all threads wait
+std::optional<uint32_t> Block::next() {
+  constexpr uint32_t kLandsEvery = 16;  // switches, on average
+  if (!mbarriers.idle() && options().async == Async::random && random(kLandsEvery) == 0) mbarriers.land_one();
+  for (;;) {
+    if (const auto thread = pick()) return thread;
+    if (mbarriers.idle()) return std::nullopt;
+    mbarriers.land_one();
+  }
+}
+
 // The calling thread waits, and is not ready, or is done
 void Block::yield() {
   const uint32_t me = current_;
   ++statistics.switches;
-  if (const auto next = pick()) {
+  if (const auto next = this->next()) {
     if (*next != me) go_to(threads_[me].fiber, *next);
   } else {
     switch_fiber(threads_[me].fiber, scheduler_);
@@ -146,9 +167,15 @@ void Block::make_ready(const Barrier& b) {
 void Block::complete(Barrier& b) {
   ++statistics.barriers;
   switch (b.operation) {
-    case BarrierOperation::all: b.result = b.true_predicates == b.arrived; break;
-    case BarrierOperation::any: b.result = b.true_predicates > 0; break;
-    default: b.result = static_cast<int>(b.true_predicates); break;
+    case BarrierOperation::all:
+      b.result = b.true_predicates == b.arrived;
+      break;
+    case BarrierOperation::any:
+      b.result = b.true_predicates > 0;
+      break;
+    default:
+      b.result = static_cast<int>(b.true_predicates);
+      break;
   }
   if (race()) races.clocks().meet(b.members);
   make_ready(b);
@@ -223,6 +250,7 @@ std::string Block::who_waits() const {
   for (uint32_t i = 0; i < kBarriers; ++i)
     if (const Barrier& b = barriers_[i]; b.arrived > 0)
       text += fmt::format("; {} of {} threads are in the barrier at {}", b.arrived, b.wanted != 0 ? b.wanted : live_, line_of(b.where));
+  text += mbarriers.who_waits();
   constexpr int kShown = 4;
   int shown = 0;
   for (size_t i = 0; i < warps_.size(); ++i)

@@ -97,7 +97,7 @@ Symbol symbol_of(const void* pc) {
 
 std::string line_text(const Location& where, const void* pc) {
   if (where.file != nullptr) return fmt::format("{}:{}", base_name(where.file), where.line);
-  if (pc == nullptr) return "an unknown line";
+  if (pc == nullptr) return "end of block";
   const Symbol s = symbol_of(static_cast<const char*>(pc) - 1);  // a return address: the call is before it
   if (!s.file.empty()) return fmt::format("{}:{}", s.file, s.line);
   return fmt::format("program counter {:#x}", reinterpret_cast<uintptr_t>(pc) - reinterpret_cast<uintptr_t>(&__executable_start));

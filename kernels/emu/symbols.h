@@ -17,7 +17,7 @@ struct Symbol {
 // Of an instruction: inline functions of CUDA's and the emulator's headers are skipped, so that the line is one of the kernel
 Symbol symbol_of(const void* pc);
 
-// "gemm.cuh:57", or the program counter where debug information is missing
+// "gemm.cuh:57", or the program counter where debug information is missing. Neither: what was left behind by all of the block's lines
 std::string line_text(const Location& where, const void* pc);
 
 }  // namespace flexgen::emu

@@ -11,7 +11,7 @@
 
 namespace flexgen::emu {
 
-enum class WarpOperation { sync, shuffle, vote, match, matrix_load, mma };
+enum class WarpOperation { sync, shuffle, vote, match, matrix_load, mma, wgmma };
 enum class BarrierOperation { sync, arrive, all, any, count };
 
 // Computes an operation for all lanes that take part. arguments[i] is what lane i brought, on its stack.

@@ -80,21 +80,29 @@ inline std::vector<emu::Options> race_ways() {
 
 // What a mode makes of a planted bug
 struct Finds {
-  enum class How { nothing, wrong_result, stop, luck } how;
+  enum class How { nothing, wrong_result, stop, something, luck } how;
   std::vector<emu::Problem> problems = {};  // where it stops: any of these, as the order of threads decides
 
   bool match(const Outcome& outcome) const {
     switch (how) {
-      case How::luck: return true;
-      case How::nothing: return outcome.right;
-      case How::wrong_result: return !outcome.right && !outcome.problem;
-      case How::stop: return outcome.problem && std::find(problems.begin(), problems.end(), *outcome.problem) != problems.end();
+      case How::something:
+        return !outcome.right;
+      case How::luck:
+        return true;
+      case How::nothing:
+        return outcome.right;
+      case How::wrong_result:
+        return !outcome.right && !outcome.problem;
+      case How::stop:
+        return outcome.problem && std::find(problems.begin(), problems.end(), *outcome.problem) != problems.end();
     }
     return false;
   }
 };
 inline const Finds kMissed = {Finds::How::nothing};
 inline const Finds kWrong = {Finds::How::wrong_result};
+inline const Finds kSomething = {Finds::How::something};  // a wrong result or a stop, as the order of threads decides
+inline const Finds kLuck = {Finds::How::luck};            // no promise
 template <typename... P>
 Finds stops(P... problems) {
   return {Finds::How::stop, {problems...}};

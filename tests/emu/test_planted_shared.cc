@@ -46,7 +46,8 @@ enum class Bug {
 
 // Each thread hands its number to the next, within the warp and then within the block: out[t] = (t + 1) % 32 + 100 * ((t + 33) % 96)
 template <Bug kBug>
-FG_KERNEL(kThreads) exchange(int* out, int n) {
+FG_KERNEL(kThreads)
+exchange(int* out, int n) {
   FG_SHARED(int, lanes, kThreads);
   FG_SHARED(int, all, kThreads);
   FG_SHARED(int, counter, 1);
@@ -100,8 +101,6 @@ template <Bug kBug>
 PlantedBug planted(const char* name, Finds naive, Finds hostile, Finds race) {
   return {name, run_exchange<kBug>, std::move(naive), std::move(hostile), std::move(race)};
 }
-// Where the luck of an order decides what plain running sees, the table makes no promise but race mode's
-const Finds kLuck = {Finds::How::luck};
 
 TEST_CASE("bugs planted in an exchange through shared memory") {
   const std::vector<PlantedBug> bugs = {
@@ -127,7 +126,8 @@ TEST_CASE("bugs planted in an exchange through shared memory") {
 
 // Sums of 16 lanes each, by threads of two warps of which some have nothing to do
 template <Bug kBug>
-FG_KERNEL(64) half_warp_sums(int* out, int active) {
+FG_KERNEL(64)
+half_warp_sums(int* out, int active) {
   const int t = static_cast<int>(threadIdx.x), lane = t % 32;
   if constexpr (kBug == Bug::shuffle_after_return) {
     if (t >= active) return;
@@ -170,7 +170,8 @@ TEST_CASE("bugs planted in warp operations") {
 
 // Warp 0 fills a buffer, warp 1 empties it, by two named barriers in turn; warp 2 has no part in it
 template <Bug kBug>
-FG_KERNEL(kThreads) produce_consume(int* out, int rounds) {
+FG_KERNEL(kThreads)
+produce_consume(int* out, int rounds) {
   constexpr uint32_t kFull = 1, kEmpty = 2, kBoth = 64;
   FG_SHARED(int, box, 32);
   const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
@@ -213,7 +214,8 @@ TEST_CASE("bugs planted in named barriers") {
 
 // Threads write neighbouring bytes and halves, which is right, and two nibbles of one byte, which is not
 template <Bug kBug>
-FG_KERNEL(64) neighbours(unsigned char* out) {
+FG_KERNEL(64)
+neighbours(unsigned char* out) {
   FG_SHARED(unsigned char, bytes, 64);
   FG_SHARED(unsigned short, halves, 64);
   const int t = static_cast<int>(threadIdx.x);
