@@ -1,17 +1,102 @@
 # SPDX-License-Identifier: Apache-2.0
-# Says in one line whether CUDA kernels are built. This version has none, so the answer is no, whatever compiler is installed; the
-# language is not enabled, which would cost every configure run seconds.
+# CUDA kernels, where there is a compiler for them. FLEXGEN_CUDA: AUTO builds them where nvcc is found, ON fails without, OFF leaves
+# them out. CMAKE_CUDA_ARCHITECTURES names the cards to build for; by default the one in this machine, or else two that are common.
 set_property(CACHE FLEXGEN_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(FLEXGEN_CUDA_FOUND OFF)
 if(FLEXGEN_CUDA STREQUAL "OFF")
   message(STATUS "CUDA: off (FLEXGEN_CUDA=OFF); the CPU engine is built")
-elseif(NOT FLEXGEN_CUDA STREQUAL "AUTO")
-  message(FATAL_ERROR "FLEXGEN_CUDA=${FLEXGEN_CUDA}: this version has no CUDA kernels. Use -DFLEXGEN_CUDA=AUTO")
-else()
+  return()
+endif()
+
+# 9.0 -> 90a-real: the instructions of a Hopper card are only in its own variant
+function(flexgen_card_architectures result)
+  execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader OUTPUT_VARIABLE found ERROR_QUIET RESULT_VARIABLE rc)
+  set(list)
+  if(rc EQUAL 0)
+    string(REGEX MATCHALL "[0-9]+\\.[0-9]" caps "${found}")
+    list(REMOVE_DUPLICATES caps)
+    foreach(cap IN LISTS caps)
+      string(REPLACE "." "" arch ${cap})
+      if(arch EQUAL 90)
+        set(arch 90a)
+      endif()
+      list(APPEND list ${arch}-real)
+    endforeach()
+  endif()
+  set(${result} "${list}" PARENT_SCOPE)
+endfunction()
+
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)  # before check_language: it would leave an empty list behind
+  flexgen_card_architectures(card)
+  if(NOT card)
+    set(card 80-real 90a-real)
+  endif()
+  set(CMAKE_CUDA_ARCHITECTURES "${card}" CACHE STRING "Cards that the CUDA kernels are built for")
+endif()
+if(NOT CMAKE_CUDA_COMPILER)
   find_program(FLEXGEN_NVCC nvcc HINTS ENV CUDAToolkit_ROOT PATHS /usr/local/cuda/bin)
   mark_as_advanced(FLEXGEN_NVCC)
   if(FLEXGEN_NVCC)
-    message(STATUS "CUDA: ${FLEXGEN_NVCC} is here, but this version has no CUDA kernels; the CPU engine is built")
-  else()
-    message(STATUS "CUDA: not found; the CPU engine is built")
+    set(CMAKE_CUDA_COMPILER ${FLEXGEN_NVCC})
   endif()
 endif()
+if(CMAKE_CUDA_COMPILER)
+  enable_language(CUDA)
+  find_package(CUDAToolkit REQUIRED)
+  set(FLEXGEN_CUDA_FOUND ON)
+  foreach(kind STANDARD EXTENSION)  # CMake before 3.25.2 does not know that nvcc has C++20
+    if(NOT CMAKE_CUDA20_${kind}_COMPILE_OPTION)
+      set(CMAKE_CUDA20_${kind}_COMPILE_OPTION -std=c++20)
+    endif()
+  endforeach()
+  message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION}, for ${CMAKE_CUDA_ARCHITECTURES}")
+elseif(FLEXGEN_CUDA STREQUAL "AUTO")
+  message(STATUS "CUDA: no compiler found; the CPU engine is built")
+else()
+  message(FATAL_ERROR "FLEXGEN_CUDA=${FLEXGEN_CUDA}: no CUDA compiler found. Install nvcc, name it with -DCMAKE_CUDA_COMPILER=<path>, "
+          "or use -DFLEXGEN_CUDA=OFF")
+endif()
+
+set(FLEXGEN_NVCC_OPTIONS --expt-relaxed-constexpr)  # device code calls the constexpr functions of ops/math.h
+
+# The library of kernels and launches. Not a line of it is needed to run without a card, and no driver is linked. What nvcc compiles is
+# apart, since flexgen_dev's warnings are not nvcc's.
+function(flexgen_add_cuda_library)
+  file(GLOB kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/inst/*.cu)
+  add_library(flexgen_cuda_kernels OBJECT ${kernels})
+  target_include_directories(flexgen_cuda_kernels PRIVATE ${CMAKE_SOURCE_DIR} ${CMAKE_SOURCE_DIR}/include)
+  target_compile_options(flexgen_cuda_kernels PRIVATE ${FLEXGEN_NVCC_OPTIONS} -Xcompiler=-Wall,-Wextra
+    $<$<BOOL:${FLEXGEN_WERROR}>:-Werror=all-warnings>)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/api/*.cc)
+  add_library(flexgen_cuda STATIC ${sources} $<TARGET_OBJECTS:flexgen_cuda_kernels>)
+  target_include_directories(flexgen_cuda PUBLIC ${CMAKE_SOURCE_DIR})
+  target_link_libraries(flexgen_cuda PUBLIC flexgen_core CUDA::cudart_static PRIVATE flexgen_dev)
+endfunction()
+
+# Target check_ptxas: compiles every kernel for three kinds of cards and compares what ptxas says with kernels/cuda/registers.txt.
+# Target update_registers writes that table anew.
+function(flexgen_add_check_ptxas)
+  find_program(FLEXGEN_CXXFILT c++filt)
+  mark_as_advanced(FLEXGEN_CXXFILT)
+  file(GLOB kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/inst/*.cu)
+  file(GLOB_RECURSE headers CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.h ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cuh)
+  set(logs)
+  foreach(kernel IN LISTS kernels)
+    get_filename_component(name ${kernel} NAME_WE)
+    foreach(arch sm_75 sm_80 sm_90a)
+      set(log ${CMAKE_BINARY_DIR}/ptxas/${name}.${arch}.log)
+      set(command ${CMAKE_CUDA_COMPILER} -std=c++20 ${FLEXGEN_NVCC_OPTIONS} -O3 -DNDEBUG -I${CMAKE_SOURCE_DIR} -I${CMAKE_SOURCE_DIR}/include
+          -arch=${arch} -Xptxas -v -cubin ${kernel} -o ${log}.cubin)
+      add_custom_command(OUTPUT ${log}
+        COMMAND ${CMAKE_COMMAND} "-DCOMMAND=${command}" -DLOG=${log} -P ${CMAKE_SOURCE_DIR}/cmake/run_to_log.cmake
+        DEPENDS ${kernel} ${headers} COMMENT "ptxas -v of ${name} for ${arch}" VERBATIM)
+      list(APPEND logs ${log})
+    endforeach()
+  endforeach()
+  list(JOIN logs "\n" lines)
+  file(WRITE ${CMAKE_BINARY_DIR}/ptxas/logs.txt "${lines}\n")
+  set(check ${CMAKE_COMMAND} -DLOGS=${CMAKE_BINARY_DIR}/ptxas/logs.txt -DCXXFILT=${FLEXGEN_CXXFILT}
+      -DTABLE=${CMAKE_SOURCE_DIR}/kernels/cuda/registers.txt)
+  add_custom_target(check_ptxas COMMAND ${check} -P ${CMAKE_SOURCE_DIR}/tests/check_ptxas.cmake DEPENDS ${logs} VERBATIM)
+  add_custom_target(update_registers COMMAND ${check} -DUPDATE=ON -P ${CMAKE_SOURCE_DIR}/tests/check_ptxas.cmake DEPENDS ${logs} VERBATIM)
+endfunction()
