@@ -30,6 +30,13 @@ if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")  # which has its own switc
   endif()
 endif()
 
+# Every header alone, as in tests/CMakeLists.txt
+file(GLOB emulator_headers CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/emu/*.h ${CMAKE_SOURCE_DIR}/kernels/cuda/core/*.h)
+add_library(flexgen_emu_headers INTERFACE)
+target_sources(flexgen_emu_headers INTERFACE FILE_SET HEADERS BASE_DIRS ${CMAKE_SOURCE_DIR} FILES ${emulator_headers})
+target_link_libraries(flexgen_emu_headers INTERFACE flexgen_emu)
+set_target_properties(flexgen_emu_headers PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON)
+
 # add_emulated_test(<name> <sources>...): test_<name>, which runs kernels in the emulator, as the ctest <name>
 # add_emulated_test(<name> RACE <sources>...): the same with a call of the emulator at each load and store. Race mode is those calls
 # without libtsan: the option is given to the compiler only.

@@ -154,13 +154,21 @@ void Session::add(const void* data, size_t bytes, std::string name) {
   a.buffers.push_back(data);
 }
 
-void run(const LaunchShape& shape, KernelBody body, void* context, const void* kernel) {
+void run(const LaunchShape& shape, KernelBody body, void* context, const void* kernel, bool hooked) {
   Launch launch{shape, body, context, kernel, {}, global_buffers()};
   {
     const std::lock_guard lock(active().mutex);
     launch.options = active().options;
   }
   check(launch);
+  if ((launch.options.race || launch.options.count) && !(launch.options.race && hooked)) {
+    const std::string name = symbol_of(kernel).function;
+    throw Error(Problem::launch,
+                fmt::format("kernel {}: {}", name,
+                            launch.options.race ? "race mode would not see its loads and stores. Compile it with -fsanitize=thread"
+                                                : "counts need race mode. Set Options::race too"),
+                name, {});
+  }
   const auto order = block_order(launch.options, uint64_t{shape.grid.x} * shape.grid.y * shape.grid.z);
   std::atomic<size_t> next{0};
   std::mutex mutex;

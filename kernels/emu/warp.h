@@ -34,7 +34,8 @@ struct LaunchShape {
   dim3 block;
   size_t dynamic_bytes = 0;
 };
-// body(context) is the kernel with its arguments; it runs once for each CUDA thread. kernel: its address, for messages.
-void run(const LaunchShape& shape, KernelBody body, void* context, const void* kernel);
+// body(context) is the kernel with its arguments; it runs once for each CUDA thread. kernel: its address, for messages. hooked: it was
+// compiled with -fsanitize=thread, as race mode needs.
+void run(const LaunchShape& shape, KernelBody body, void* context, const void* kernel, bool hooked);
 
 }  // namespace flexgen::emu

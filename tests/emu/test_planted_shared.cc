@@ -253,6 +253,23 @@ FG_KERNEL(32) much_static(int* out) {
   out[threadIdx.x] = large[threadIdx.x];
 }
 
+TEST_CASE("race mode and counts refuse a kernel whose loads and stores they would not see") {
+  const auto message = [](const emu::Options& options, bool hooked) {
+    const Outcome o = attempt(options, [hooked](emu::Session&) {
+      emu::run(
+          {dim3(1), dim3(32), 0}, [](void*) {}, nullptr, reinterpret_cast<const void*>(nothing), hooked);
+      return true;
+    });
+    if (o.problem) CHECK(*o.problem == Problem::launch);
+    return o.message;
+  };
+  CHECK(message({}, false) == "");
+  CHECK(message({.race = true, .count = true}, true) == "");
+  CHECK_THAT(message({.race = true}, false),
+             Catch::Contains("nothing: race mode would not see its loads and stores. Compile it with -fsanitize=thread"));
+  CHECK_THAT(message({.count = true}, true), Catch::Contains("nothing: counts need race mode. Set Options::race too"));
+}
+
 TEST_CASE("launches that no card takes") {
   const auto message = [](int sm, dim3 grid, dim3 block, size_t bytes) {
     const Outcome o = attempt({.sm = sm}, [&](emu::Session&) {

@@ -11,7 +11,18 @@ namespace flexgen::cuda {
 
 using Stream = void*;  // a cudaStream_t; nullptr is the default stream
 
-inline constexpr size_t kLargestArguments = 4096;               // bytes, of all arguments of a kernel
+#ifndef __CUDACC__
+// Does the compiler call the emulator at each load and store? (g++ and clang++ with -fsanitize=thread)
+#if defined(__SANITIZE_THREAD__)
+static constexpr bool kHooked = true;
+#elif defined(__has_feature)
+static constexpr bool kHooked = __has_feature(thread_sanitizer);
+#else
+static constexpr bool kHooked = false;
+#endif
+#endif
+
+inline constexpr size_t kLargestArguments = 4096;                 // bytes, of all arguments of a kernel
 inline constexpr size_t kSharedWithoutAsking = size_t{48} << 10;  // bytes of dynamic shared memory; more needs an attribute
 
 // Returns a CUDA error code (0: launched). Asynchronous on a card; in the emulator the kernel has run, or emu::Error was thrown.
@@ -31,8 +42,9 @@ int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_
   static_cast<void>(stream);
   const auto call = [&]() __attribute__((no_sanitize("thread"))) { kernel(static_cast<Parameters>(arguments)...); };
   using Call = decltype(call);
-  emu::run({grid, block, dynamic_bytes}, [](void* context) __attribute__((no_sanitize("thread"))) { (*static_cast<Call*>(context))(); },
-           const_cast<void*>(static_cast<const void*>(&call)), reinterpret_cast<const void*>(kernel));
+  emu::run(
+      {grid, block, dynamic_bytes}, [](void* context) __attribute__((no_sanitize("thread"))) { (*static_cast<Call*>(context))(); },
+      const_cast<void*>(static_cast<const void*>(&call)), reinterpret_cast<const void*>(kernel), kHooked);
   return 0;
 #endif
 }
