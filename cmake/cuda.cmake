@@ -42,7 +42,10 @@ if(NOT CMAKE_CUDA_COMPILER)
 endif()
 if(CMAKE_CUDA_COMPILER)
   enable_language(CUDA)
+  set(flexgen_suffixes ${CMAKE_FIND_LIBRARY_SUFFIXES})
+  list(APPEND CMAKE_FIND_LIBRARY_SUFFIXES .so)  # with FLEXGEN_STATIC too: the module insists on libcudart.so, though nobody links it
   find_package(CUDAToolkit REQUIRED)
+  set(CMAKE_FIND_LIBRARY_SUFFIXES ${flexgen_suffixes})
   set(FLEXGEN_CUDA_FOUND ON)
   foreach(kind STANDARD EXTENSION)  # CMake before 3.25.2 does not know that nvcc has C++20
     if(NOT CMAKE_CUDA20_${kind}_COMPILE_OPTION)
