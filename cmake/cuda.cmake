@@ -33,6 +33,7 @@ if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)  # before check_language: it would leav
   endif()
   set(CMAKE_CUDA_ARCHITECTURES "${card}" CACHE STRING "Cards that the CUDA kernels are built for")
 endif()
+list(TRANSFORM CMAKE_CUDA_ARCHITECTURES REPLACE "^90(-real)?$" "90a\\1")  # wgmma is in 90a alone, and every card of 9.0 has it
 if(NOT CMAKE_CUDA_COMPILER)
   find_program(FLEXGEN_NVCC nvcc HINTS ENV CUDAToolkit_ROOT PATHS /usr/local/cuda/bin)
   mark_as_advanced(FLEXGEN_NVCC)

@@ -38,6 +38,7 @@ std::string what_is_wrong(const Card& card, const LinearShape& shape, Arithmetic
       if (shape.cols % 8 != 0 || arithmetic == Arithmetic::f32) return no("tensor cores");
       const int64_t tiles = (shape.tokens + row.tokens - 1) / row.tokens * ((shape.rows + row.rows - 1) / row.rows);
       if (int64_t{c.grid_x} != tiles || tiles > INT32_MAX || c.grid_y != 1) return no("tiles");
+      if (!row.mma_chain && arithmetic != Arithmetic::fast) return no("another order");
       if (splits > 1 && arithmetic != Arithmetic::fast) return no("a split that changes the order");
       if (c.split_cols % row.depth != 0 || splits * c.split_cols < shape.cols) return no("splits");
       if (splits > 1 && (splits - 1) * c.split_cols >= shape.cols) return no("a split of nothing");
@@ -85,7 +86,10 @@ TEST_CASE("what is chosen for the shapes that matter", "[cuda]") {
   CHECK(choose(kH200, {16, 50272, 4096, DType::f16}, Arithmetic::fast).splits() == 1);
   CHECK(chosen(kH200, {1, 4096, 4096, DType::f16}, Arithmetic::one_order) == LinearKernel::gemm_16x32);
   // prefill
-  for (const Card& card : {kA100, kH200}) CHECK(chosen(card, {4096, 16384, 4096, DType::f16}) == LinearKernel::gemm_128x256);
+  CHECK(chosen(kA100, {4096, 16384, 4096, DType::f16}) == LinearKernel::gemm_128x256);
+  CHECK(chosen(kH200, {4096, 16384, 4096, DType::bf16}) == LinearKernel::wgmma_128x256);
+  CHECK(chosen(kH200, {4096, 16384, 4096, DType::bf16}, Arithmetic::one_order) == LinearKernel::gemm_128x256);
+  CHECK(chosen(kLater, {4096, 16384, 4096, DType::bf16}) == LinearKernel::gemm_128x256);  // wgmma is of 9.0 alone
   for (const Card& card : {kRtx3090, kRtx4090}) CHECK(chosen(card, {4096, 16384, 4096, DType::bf16}) == LinearKernel::gemm_128x128);
   CHECK(chosen(kT4, {4096, 16384, 4096, DType::f16}) == LinearKernel::held_128x128);
   // what tensor cores do not take

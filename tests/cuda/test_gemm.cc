@@ -17,6 +17,7 @@ namespace {
 
 constexpr LinearKernel kAsync[] = {LinearKernel::gemm_128x256, LinearKernel::gemm_128x128, LinearKernel::gemm_64x64,
                                    LinearKernel::gemm_32x64,   LinearKernel::gemm_16x64,   LinearKernel::gemm_16x32};
+constexpr LinearKernel kWgmma[] = {LinearKernel::wgmma_128x256};
 constexpr LinearKernel kHeld[] = {LinearKernel::held_128x128, LinearKernel::held_64x64, LinearKernel::held_16x64};
 
 bool is_held(LinearKernel kernel) { return std::find(std::begin(kHeld), std::end(kHeld), kernel) != std::end(kHeld); }
@@ -48,7 +49,8 @@ std::vector<float> contract(const LinearProblem& p) {
 
 TEST_CASE("gemm: exact sums at the edges of every tile", "[cuda]") {
   uint64_t seed = 0;
-  for (const auto& kernels : {std::span<const LinearKernel>(kAsync), std::span<const LinearKernel>(kHeld)})
+  using Kernels = std::span<const LinearKernel>;
+  for (const Kernels& kernels : {Kernels(kAsync), Kernels(kWgmma), Kernels(kHeld)})
     for (LinearKernel kernel : kernels) {
       const cuda::LinearKernelRow& tile = cuda::linear_kernel(kernel);
       const int64_t shapes[][3] = {
@@ -68,7 +70,7 @@ TEST_CASE("gemm: exact sums at the edges of every tile", "[cuda]") {
 }
 
 TEST_CASE("gemm: splits of K, each with its own tail", "[cuda]") {
-  for (LinearKernel kernel : {LinearKernel::gemm_16x64, LinearKernel::gemm_64x64, LinearKernel::held_16x64})
+  for (LinearKernel kernel : {LinearKernel::gemm_16x64, LinearKernel::gemm_64x64, LinearKernel::wgmma_128x256, LinearKernel::held_16x64})
     for (int splits : {2, 3}) {
       LinearProblem p(DType::f16, 9, 70, 64 * 5 + 24, Integers{Random(static_cast<uint64_t>(splits))});
       p.activation = Activation::relu;
@@ -155,7 +157,8 @@ TEST_CASE("K that is no multiple of 8 is computed in f32, from lines of x at any
 
 TEST_CASE("row blocks: tiles span them, and only the columns that they cover are touched", "[cuda]") {
   for (LinearKernel kernel :
-       {LinearKernel::gemm_128x128, LinearKernel::gemm_16x32, LinearKernel::gemv_4, LinearKernel::f32_4, LinearKernel::held_64x64})
+       {LinearKernel::wgmma_128x256, LinearKernel::gemm_128x128, LinearKernel::gemm_16x32,
+        LinearKernel::gemv_4, LinearKernel::f32_4, LinearKernel::held_64x64})
     for (int pieces_of_k : {1, 2}) {
       const bool f32 = cuda::linear_kernel(kernel).family == LinearFamily::f32;
       if (f32 && pieces_of_k > 1) continue;

@@ -43,13 +43,14 @@ double gemm_clocks(const Card& card, const LinearKernelRow& tile, const LinearSh
   return std::max(products / (speed.products * tile.rate), memory) + second_pass;
 }
 
-LinearChoice gemm_choice(const Card& card, const LinearShape& s, bool may_split) {
+LinearChoice gemm_choice(const Card& card, const LinearShape& s, bool may_reorder) {
   LinearChoice best;
   double least = -1;
   for (const LinearKernelRow& tile : kLinearKernels) {
     if (tile.family != LinearFamily::gemm || !can_run(card, tile, s.weights) || (tile.most_tokens != 0 && s.tokens > tile.most_tokens)) continue;
+    if (!tile.mma_chain && !may_reorder) continue;
     const int64_t steps = ceil_div(s.cols, tile.depth);
-    for (int splits = 1; splits <= (may_split ? kMostSplits : 1); ++splits) {
+    for (int splits = 1; splits <= (may_reorder ? kMostSplits : 1); ++splits) {
       const LinearChoice choice = cut(tile.kernel, s, splits);
       if (splits > 1 && (steps / splits < kLeastSplitSteps || choice.partial_bytes > kMostPartialBytes)) break;
       const double clocks = gemm_clocks(card, tile, s, choice.splits());

@@ -219,10 +219,29 @@ FG_DEVICE void store_tile(const float (&sum)[Tile::kTokenFragments][Tile::kRowFr
   }
 }
 
+// What a block computes: its tile of y, over columns [begin, end) of K
+struct BlockTile {
+  int first_token, first_row, split, begin, end;
+};
+template <class Tile>
+FG_DEVICE BlockTile block_tile(const GemmArguments& a) {
+  const TileIndex at = tile_of<kTokenTileBand>(static_cast<int>(blockIdx.x), (a.tokens + Tile::kTokens - 1) / Tile::kTokens,
+                                               (a.w.rows + Tile::kRows - 1) / Tile::kRows);
+  const int split = static_cast<int>(blockIdx.z), begin = split * a.split_cols;
+  return {at.row * Tile::kTokens, at.column * Tile::kRows, split, begin, a.cols - begin < a.split_cols ? a.cols : begin + a.split_cols};
+}
+
+// The body of a kernel where it is compiled for a card that never launches it. One that does must not get away with garbage.
+FG_DEVICE void not_built() {
+#ifdef __CUDACC__
+  __trap();
+#endif
+}
+
 template <class T, class Tile>
 FG_KERNEL(Tile::kThreads) gemm(GemmArguments a) {
 #if defined(__CUDA_ARCH__)
-  constexpr bool kBuilt = (Tile::kStaging == Staging::copy_async) == (__CUDA_ARCH__ >= 800);  // what the other cards never launch stays empty
+  constexpr bool kBuilt = (Tile::kStaging == Staging::copy_async) == (__CUDA_ARCH__ >= 800);
 #else
   constexpr bool kBuilt = true;
 #endif
@@ -230,18 +249,16 @@ FG_KERNEL(Tile::kThreads) gemm(GemmArguments a) {
     FG_DYNAMIC_SHARED(T, shared);
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
     const int warp_token = warp / Tile::kWarpsAcross * Tile::kWarpTokens, warp_row = warp % Tile::kWarpsAcross * Tile::kWarpRows;
-    const TileIndex at = tile_of<kTokenTileBand>(static_cast<int>(blockIdx.x), (a.tokens + Tile::kTokens - 1) / Tile::kTokens,
-                                                 (a.w.rows + Tile::kRows - 1) / Tile::kRows);
-    const int first_token = at.row * Tile::kTokens, first_row = at.column * Tile::kRows;
-    const int split = static_cast<int>(blockIdx.z), begin = split * a.split_cols;
-    const int end = a.cols - begin < a.split_cols ? a.cols : begin + a.split_cols;
+    const BlockTile at = block_tile<Tile>(a);
     float sum[Tile::kTokenFragments][Tile::kRowFragments][4] = {};
-    const Lines<T, Tile> lines(a, first_token, first_row);
+    const Lines<T, Tile> lines(a, at.first_token, at.first_row);
     if constexpr (Tile::kStaging == Staging::copy_async)
-      multiply_tiles_async<T, Tile>(sum, a, lines, shared, begin, end, warp_token, warp_row, lane);
+      multiply_tiles_async<T, Tile>(sum, a, lines, shared, at.begin, at.end, warp_token, warp_row, lane);
     else
-      multiply_tiles_held<T, Tile>(sum, a, lines, shared, begin, end, warp_token, warp_row, lane);
-    store_tile<Tile>(sum, a, shared, first_token, first_row, split, warp_token, warp_row);
+      multiply_tiles_held<T, Tile>(sum, a, lines, shared, at.begin, at.end, warp_token, warp_row, lane);
+    store_tile<Tile>(sum, a, shared, at.first_token, at.first_row, at.split, warp_token, warp_row);
+  } else {
+    not_built();
   }
 }
 
