@@ -53,6 +53,9 @@ struct IoRequest {
   std::byte* data = nullptr;     // read into or written from
   size_t bytes = 0;
   IoTicket* ticket = nullptr;    // not pending; made pending by submit
+  // Of engines that hash (IoEngine::hashes): XXH3 of the content with this seed, there when the ticket is done; null: not wanted
+  uint64_t* hash = nullptr;
+  uint64_t seed = 0;
   // for the trace
   int32_t layer = -1, micro_batch = -1;
   const char* what = "";         // lives for ever
@@ -79,6 +82,8 @@ class IoEngine {
   virtual void drain() = 0;
   virtual IoStatistics statistics() const = 0;  // thread: any
   virtual std::string_view name() const = 0;    // "io_uring", "threads"
+  // Does it hash what it moves? Only where its memory is out of the host's reach: else owners do that when it suits them.
+  virtual bool hashes() const { return false; }
 };
 
 }  // namespace flexgen

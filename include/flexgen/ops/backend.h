@@ -9,10 +9,12 @@
 
 namespace flexgen {
 
-// Where an operation runs. Host backends use the pool and have finished when they return.
+// Where an operation runs. Host backends use the pool and have finished when they return. Backends of a device have then given work to
+// a stream (ops/device_backend.h): operands lie in the device's memory, and what an argument itself points to in the host's (row blocks,
+// ids, spans and their lists of pages) may go when the call returns.
 struct Queue {
-  ThreadPool* pool = nullptr;  // not null for host backends
-  void* stream = nullptr;      // of the device, for device backends
+  ThreadPool* pool = nullptr;            // not null for host backends
+  class DeviceQueue* device = nullptr;   // not null for backends of a device
 };
 
 struct Backend {

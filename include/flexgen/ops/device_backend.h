@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// A backend whose operations run on a device: what it needs besides operands, and the queue through which it gets work.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "flexgen/memory/device.h"
+#include "flexgen/ops/backend.h"
+
+namespace flexgen {
+
+// The most that one call will ask for
+struct DeviceDemand {
+  int64_t tokens = 0;        // T
+  int64_t sequences = 0;     // spans
+  int64_t pages = 0;         // of K and V together, of all spans
+  int64_t widest_rows = 0;   // N of the widest matrix
+  int64_t widest_cols = 0;   // K of the widest matrix
+  DType weights = DType::f16;
+  int64_t n_heads = 0;       // H
+  KvLayout layout;
+};
+
+// Work of one thread for one stream. Made by a DeviceBackend; its memory is free when it has gone, which waits for the stream.
+class DeviceQueue {
+ public:
+  virtual ~DeviceQueue() = default;
+  virtual Device& device() = 0;
+  virtual Device::Stream stream() const = 0;
+};
+
+class DeviceBackend {
+ public:
+  virtual ~DeviceBackend() = default;
+  virtual Device& device() = 0;
+  // Their Queue::device is one of make_queue's. Fault::gpu where a launch fails
+  virtual const Backend& operations() const = 0;
+
+  // Bytes that a queue needs for calls within the demand: of the device's memory, 256-byte aligned, and of pinned host memory, on 4 KiB
+  virtual size_t workspace_bytes(const DeviceDemand&) const = 0;
+  virtual size_t arguments_bytes(const DeviceDemand&) const = 0;
+  virtual std::unique_ptr<DeviceQueue> make_queue(const DeviceDemand&, Device::Stream, std::span<std::byte> workspace, std::span<std::byte> arguments) = 0;
+};
+
+}  // namespace flexgen
