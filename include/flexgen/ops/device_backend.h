@@ -42,7 +42,8 @@ class DeviceBackend {
   // Bytes that a queue needs for calls within the demand: of the device's memory, 256-byte aligned, and of pinned host memory, on 4 KiB
   virtual size_t workspace_bytes(const DeviceDemand&) const = 0;
   virtual size_t arguments_bytes(const DeviceDemand&) const = 0;
-  virtual std::unique_ptr<DeviceQueue> make_queue(const DeviceDemand&, Device::Stream, std::span<std::byte> workspace, std::span<std::byte> arguments) = 0;
+  virtual std::unique_ptr<DeviceQueue> make_queue(const DeviceDemand&, Device::Stream, std::span<std::byte> workspace,
+                                                  std::span<std::byte> arguments) = 0;
 };
 
 }  // namespace flexgen
