@@ -53,12 +53,12 @@ struct IoRequest {
   std::byte* data = nullptr;     // read into or written from
   size_t bytes = 0;
   IoTicket* ticket = nullptr;    // not pending; made pending by submit
-  // Of engines that hash (IoEngine::hashes): XXH3 of the content with this seed, there when the ticket is done; null: not wanted
-  uint64_t* hash = nullptr;
-  uint64_t seed = 0;
   // for the trace
   int32_t layer = -1, micro_batch = -1;
   const char* what = "";         // lives for ever
+  // Of engines that hash (IoEngine::hashes): XXH3 of the content with this seed, there when the ticket is done; null: not wanted
+  uint64_t* hash = nullptr;
+  uint64_t seed = 0;
 };
 
 // Since the engine was made
