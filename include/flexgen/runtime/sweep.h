@@ -21,7 +21,8 @@
 #include "flexgen/base/trace.h"
 #include "flexgen/memory/buffer.h"
 #include "flexgen/model/program.h"
-#include "flexgen/ops/backend.h"
+#include "flexgen/ops/device_backend.h"
+#include "flexgen/runtime/compute_clock.h"
 #include "flexgen/runtime/hidden_store.h"
 #include "flexgen/runtime/kv_store.h"
 #include "flexgen/runtime/sweep_plan.h"
@@ -34,7 +35,8 @@ struct SweepOptions {
   uint64_t logits_bytes = 64_MiB;       // logits that lie in memory at a time
   HiddenStoreOptions hidden;            // states on disk: step outside, whatever fits
   bool merge_steps = false;             // attention and MLP of a layer are one step: fewer hand-overs, more weights held
-  std::span<std::byte> scratch, head;   // memory for these, of scratch_bytes and head_bytes; empty: buffers of its own
+  std::span<std::byte> scratch, head;   // memory for these, of scratch_bytes and head_bytes; empty: buffers of its own. With a device its
+  std::span<std::byte> host_logits;     // memory, and pinned memory for the logits of head_rows
   Trace* trace = nullptr;               // gets every stretch of computing: of an operation and a micro-batch, or of some row blocks and all
 };
 
@@ -94,7 +96,8 @@ class Sweep {
         weights_(weights),
         cache_(cache),
         options_(std::move(options)),
-        hidden_(options_.hidden) {
+        hidden_(options_.hidden),
+        clock_(queue.device, options_.trace) {
     for (const Step& step : program_.body) announce(step, body_);
     announce(program_.head, head_matrices_);
   }
@@ -105,6 +108,7 @@ class Sweep {
     plan_ = &plan;
     stop_ = stop;
     if (plan.n_tok() == 0) return;
+    clock_.forget();
     lay_out();
     find_wanted();
     const auto wanted = static_cast<int64_t>(wanted_.size());
@@ -119,6 +123,9 @@ class Sweep {
     }
     cache_.end_sweep();
     run_head(on_logits);
+    if (queue_.device) queue_.device->device().synchronize_stream(queue_.device->stream());
+    clock_.collect();
+    stats_.compute_s = clock_.seconds();
   }
 
   const SweepStatistics& statistics() const { return stats_; }
@@ -203,8 +210,8 @@ class Sweep {
     }
   }
 
-  static float* room(std::span<std::byte> given, Buffer& own, size_t bytes) {
-    FG_CHECK(given.empty() || given.size() >= bytes, "{} bytes for activations of {}", given.size(), bytes);
+  float* room(std::span<std::byte> given, Buffer& own, size_t bytes) const {
+    FG_CHECK((given.empty() && !queue_.device) || given.size() >= bytes, "{} bytes for activations of {}", given.size(), bytes);
     if (!given.empty()) return reinterpret_cast<float*>(given.data());
     if (own.size() < bytes) own = Buffer(bytes);
     return own.as<float>();
@@ -245,29 +252,11 @@ class Sweep {
     }
   }
 
-  // The time of its scope was computing alone: waits for weights or pages lie outside and are recorded by who waits.
-  class Computing {
-   public:
-    Computing(Sweep& sweep, const Operation& op, int64_t layer, std::span<const Rows> batches)
-        : sweep_(sweep), event_{TraceEvent::Kind::compute,
-                                op.name,
-                                static_cast<int32_t>(layer),
-                                batches.size() == 1 ? batches[0].micro_batch : -1,
-                                0,
-                                monotonic_ns(),
-                                0} {}
-    Computing(const Computing&) = delete;
-    Computing& operator=(const Computing&) = delete;
-    ~Computing() {
-      event_.end_ns = monotonic_ns();
-      sweep_.stats_.compute_s += static_cast<double>(event_.end_ns - event_.start_ns) * 1e-9;
-      if (sweep_.options_.trace) sweep_.options_.trace->add(event_);
-    }
-
-   private:
-    Sweep& sweep_;
-    TraceEvent event_;
-  };
+  // work() computes the operation and nothing else: waits for weights or pages lie outside and are recorded by who waits.
+  template <typename Work>
+  void compute(const Operation& op, int64_t layer, std::span<const Rows> batches, Work&& work) {
+    clock_.time({TraceEvent::Kind::compute, op.name, static_cast<int32_t>(layer), batches.size() == 1 ? batches[0].micro_batch : -1, 0, 0, 0}, work);
+  }
 
   void run_linear(const Operation& op, int64_t layer, std::span<Rows> batches) {
     const size_t blocks = weights_.n_blocks(*op.weight);
@@ -275,8 +264,7 @@ class Sweep {
     for (size_t first = 0; first < blocks;) {
       const size_t last = std::min(blocks, first + at_once);
       const WeightView w = weights_.acquire(*op.weight, first, last);
-      {
-        const Computing computing(*this, op, layer, batches);
+      compute(op, layer, batches, [&] {
         for (size_t i = 0; i < batches.size();) {
           const auto [r, n] = joined(batches.subspan(i));
           linear(backend_,
@@ -284,27 +272,25 @@ class Sweep {
                  queue_);
           i += n;
         }
-      }
+      });
       weights_.release(*op.weight, first, last);
       first = last;
     }
   }
 
   void run_norm(const Operation& op, int64_t layer, Rows& r) {
-    const Computing computing(*this, op, layer, {&r, 1});
-    layer_norm(backend_,
-               {view(r, op.in, model_.width), op.weight ? weights_.vector(*op.weight) : nullptr, op.bias ? weights_.vector(*op.bias) : nullptr,
-                view(r, op.out, model_.width), model_.norm_eps},
-               queue_);
+    compute(op, layer, {&r, 1}, [&] {
+      layer_norm(backend_,
+                 {view(r, op.in, model_.width), op.weight ? weights_.vector(*op.weight) : nullptr, op.bias ? weights_.vector(*op.bias) : nullptr,
+                  view(r, op.out, model_.width), model_.norm_eps},
+                 queue_);
+    });
   }
 
   void run_embed(const Operation& op, Rows& r) {
     const auto& ids = op.kind == Operation::Kind::embed_tokens ? r.tokens : r.positions;
     const WeightView table = weights_.acquire_rows(*op.weight, ids);
-    {
-      const Computing computing(*this, op, -1, {&r, 1});
-      embed(backend_, {ids, table, view(r, op.out, table.cols), op.accumulate}, queue_);
-    }
+    compute(op, -1, {&r, 1}, [&] { embed(backend_, {ids, table, view(r, op.out, table.cols), op.accumulate}, queue_); });
     weights_.release_rows(*op.weight);
   }
 
@@ -318,14 +304,13 @@ class Sweep {
       last = kv.last;
       for (const KvSpan& s : kv.spans)
         stats_.cache_bytes += 2 * static_cast<uint64_t>(div_up(s.first_position + s.n_tok, cache_.layout().page_tokens)) * page_bytes;
-      {
-        const Computing computing(*this, op, layer, {&r, 1});
+      compute(op, layer, {&r, 1}, [&] {
         kv_append(backend_, {qkv.columns(q_width, kv_width), qkv.columns(q_width + kv_width, kv_width), cache_.layout(), kv.spans}, queue_);
         attention(
             backend_,
             {qkv.columns(0, q_width), view(r, op.out, q_width), model_.n_heads, 1.0f / std::sqrt(static_cast<float>(d)), cache_.layout(), kv.spans},
             queue_);
-      }
+      });
       cache_.release();
       weights_.advance();
     }
@@ -345,19 +330,36 @@ class Sweep {
       r.width = w;
       for (size_t s = 0; s < kSlots; ++s) r.slot[s] = next, next += r.n_tok * w[s];
       for (size_t i = 0; i < chunk.size();) {
-        const size_t m = chunk[i].logits.micro_batch;
-        const float* hidden = hidden_.acquire(m, false);
-        for (; i < chunk.size() && chunk[i].logits.micro_batch == m; ++i)
-          std::copy_n(hidden + chunk[i].row * w[0], w[0], r.slot[0] + static_cast<int64_t>(i) * w[0]);
+        const size_t begin = i, m = chunk[i].logits.micro_batch;
+        r.tokens.clear();
+        for (; i < chunk.size() && chunk[i].logits.micro_batch == m; ++i) r.tokens.push_back(static_cast<int32_t>(chunk[i].row));
+        const RowBlock rows{reinterpret_cast<const std::byte*>(hidden_.acquire(m, false)), 0, rows_[m].n_tok};
+        embed(backend_,  // which copies rows of f32
+              {r.tokens,
+               {DType::f32, rows_[m].n_tok, w[0], {&rows, 1}},
+               view(r, Slot::hidden, w[0]).rows_from(static_cast<int64_t>(begin), static_cast<int64_t>(i - begin))},
+              queue_);
         hidden_.release(m, false);
       }
       for (const Operation& op : program_.head.operations) run_over(op, -1, {&r, 1});
+      float* const logits = on_host(r.slot[3], r.n_tok * w[3]);
       for (size_t i = 0; i < chunk.size(); ++i) {
         LogitsRow row = chunk[i].logits;
-        row.values = {r.slot[3] + static_cast<int64_t>(i) * w[3], static_cast<size_t>(w[3])};
+        row.values = {logits + static_cast<int64_t>(i) * w[3], static_cast<size_t>(w[3])};
         on_logits(row);
       }
     }
+  }
+
+  // Logits that a device has computed come to the host, when everything before has run.
+  float* on_host(float* logits, int64_t n) {
+    if (!queue_.device) return logits;
+    const size_t bytes = static_cast<size_t>(n) * sizeof(float);
+    FG_CHECK(options_.host_logits.size() >= bytes, "{} bytes for logits of {}", options_.host_logits.size(), bytes);
+    Device& device = queue_.device->device();
+    device.copy(options_.host_logits.data(), reinterpret_cast<const std::byte*>(logits), bytes, queue_.device->stream());
+    device.synchronize_stream(queue_.device->stream());
+    return reinterpret_cast<float*>(options_.host_logits.data());
   }
 
   const ModelDescription model_;
@@ -372,6 +374,7 @@ class Sweep {
   const std::atomic<bool>* stop_ = nullptr;
   std::vector<TensorRef> body_, head_matrices_;  // in the order they are gone through
   HiddenStore hidden_;
+  ComputeClock clock_;
   std::vector<Rows> rows_;
   std::vector<Wanted> wanted_;
   Buffer scratch_, own_head_;
