@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/schedules.h"
+#include "cuda/place.h"
 #include "flexgen/ops/attention_partial.h"
 #include "flexgen/tensor/half.h"
 #include "kernels/cuda/api/attention.h"
@@ -24,13 +24,25 @@ struct SequenceShape {
 
 inline constexpr float kUntouched = -12345.0f;  // of outputs
 
+// A span with pages for so many positions as kernels at the place see it
+inline cuda::PagedSpan span_there(Place& place, const KvLayout& layout, const KvSpan& span, int64_t positions, bool written) {
+  const auto pages = static_cast<size_t>((positions + layout.page_tokens - 1) / layout.page_tokens);
+  const auto table = [&](std::byte* const* side) {
+    std::vector<void*> there;
+    for (size_t p = 0; p < pages; ++p)
+      there.push_back(written ? place.output(side[p], layout.page_bytes(), "page")
+                              : const_cast<std::byte*>(place.input(side[p], layout.page_bytes(), "page")));
+    return place.keep(std::move(there), "page table");
+  };
+  return {span.first_position, static_cast<int32_t>(span.first_row), static_cast<int32_t>(span.n_tok), table(span.k_pages), table(span.v_pages)};
+}
+
 struct AttentionCase {
   KvLayout layout;
   int64_t n_heads;
   std::vector<SequenceShape> sequences;
   std::vector<PagedCache> caches;
   std::vector<KvSpan> spans;
-  std::vector<cuda::PagedSpan> paged;
   std::vector<float> q, y;
   int64_t rows = 0;
 
@@ -39,9 +51,6 @@ struct AttentionCase {
     for (const SequenceShape& s : sequences) {
       caches.emplace_back(layout, s.positions);
       spans.push_back(caches.back().span(rows, s.n_tok, s.positions - s.n_tok));
-      const KvSpan& span = spans.back();
-      paged.push_back({span.first_position, static_cast<int32_t>(span.first_row), static_cast<int32_t>(span.n_tok),
-                       reinterpret_cast<void* const*>(span.k_pages), reinterpret_cast<void* const*>(span.v_pages)});
       rows += s.n_tok;
     }
     q.assign(static_cast<size_t>(rows * n_heads * d), 0.0f);
@@ -59,8 +68,6 @@ struct AttentionCase {
     caches[sequence] = std::move(cache);
     const KvSpan old = spans[sequence];
     spans[sequence] = caches[sequence].span(old.first_row, old.n_tok, old.first_position);
-    paged[sequence].k_pages = reinterpret_cast<void* const*>(spans[sequence].k_pages);
-    paged[sequence].v_pages = reinterpret_cast<void* const*>(spans[sequence].v_pages);
   }
 
   void set(size_t sequence, bool key, int64_t head, int64_t position, int64_t d, float value) {
@@ -77,22 +84,14 @@ struct AttentionCase {
           for (int64_t d = 0; d < layout.head_dim; ++d) set(s, true, h, p, d, random()), set(s, false, h, p, d, random());
   }
 
-  void add_to(emu::Session& session) {
-    session.add(q, "q"), session.add(y, "y"), session.add(paged, "spans");
-    for (size_t s = 0; s < sequences.size(); ++s) {
-      const auto pages = static_cast<size_t>((sequences[s].positions + layout.page_tokens - 1) / layout.page_tokens);
-      for (auto* table : {spans[s].k_pages, spans[s].v_pages}) {
-        session.add(table, pages * sizeof(void*), "page table");
-        for (size_t p = 0; p < pages; ++p) session.add(table[p], layout.page_bytes(), "page");
-      }
-    }
-  }
-
-  cuda::AttentionArguments arguments() {
+  cuda::AttentionArguments arguments(Place& place) {
     cuda::AttentionArguments a;
-    a.q = q.data(), a.y = y.data(), a.q_stride = a.y_stride = width();
+    a.q = place.input(q, "q"), a.y = place.output(y, "y"), a.q_stride = a.y_stride = width();
     a.layout = {layout.dtype, static_cast<int32_t>(layout.n_heads), static_cast<int32_t>(layout.head_dim), static_cast<int32_t>(layout.page_tokens)};
-    a.n_heads = static_cast<int32_t>(n_heads), a.scale = scale(), a.spans = paged.data();
+    a.n_heads = static_cast<int32_t>(n_heads), a.scale = scale();
+    std::vector<cuda::PagedSpan> paged;
+    for (size_t s = 0; s < spans.size(); ++s) paged.push_back(span_there(place, layout, spans[s], sequences[s].positions, false));
+    a.spans = place.keep(std::move(paged), "spans");
     return a;
   }
 
@@ -118,20 +117,26 @@ struct PartMemory {
 
   PartMemory(int64_t rows, const AttentionCase& c)
       : o(static_cast<size_t>(rows * c.width()), kUntouched), maximum(static_cast<size_t>(rows * c.n_heads), kUntouched), sum(maximum) {}
-  cuda::PartArrays arrays() { return {o.data(), maximum.data(), sum.data()}; }
+  cuda::PartArrays arrays(Place& place) { return {place.output(o, "o"), place.output(maximum, "maximum"), place.output(sum, "sum")}; }
   AttentionPartials view(const AttentionCase& c) {
     return {{o.data(), c.rows, c.width(), c.width()}, {maximum.data(), c.rows, c.n_heads, c.n_heads}, {sum.data(), c.rows, c.n_heads, c.n_heads}};
   }
-  void add_to(emu::Session& session) { session.add(o, "o"), session.add(maximum, "maximum"), session.add(sum, "sum"); }
 };
 
-inline cuda::MergeArguments merge_arguments(AttentionCase& c, const cuda::AttentionPlan& plan, PartMemory& parts) {
-  cuda::MergeArguments m;
-  m.parts = parts.arrays(), m.y = c.y.data(), m.y_stride = c.width();
-  m.n_heads = static_cast<int32_t>(c.n_heads), m.head_dim = static_cast<int32_t>(c.layout.head_dim);
-  m.items = plan.merges.data(), m.n_items = static_cast<int32_t>(plan.merges.size()), m.max_tok = plan.max_merge_tok;
-  return m;
-}
+// What the launches of a plan need: of attention with its parts, and of the merge behind it
+struct PlannedAttention {
+  cuda::AttentionArguments attention;
+  cuda::MergeArguments merge;
+
+  PlannedAttention(Place& place, AttentionCase& c, const cuda::AttentionPlan& plan, PartMemory& parts) : attention(c.arguments(place)) {
+    attention.items = place.input(plan.items, "items"), attention.n_items = static_cast<int32_t>(plan.items.size());
+    attention.parts = merge.parts = parts.arrays(place);
+    merge.y = attention.y, merge.y_stride = attention.y_stride;
+    merge.n_heads = attention.n_heads, merge.head_dim = attention.layout.head_dim;
+    merge.items = place.input(plan.merges, "merges"), merge.n_items = static_cast<int32_t>(plan.merges.size());
+    merge.max_tok = plan.max_merge_tok;
+  }
+};
 
 // |got - want| / |want| of whole vectors; infinite where an element is not finite
 inline double relative_l2(const std::vector<float>& got, const std::vector<float>& want) {

@@ -1,40 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// A linear layer in host memory that the emulator runs as if it were a card's: operands with poison beside them, registered to the
-// element, so that race mode sees every access beyond; and the ways in which each kernel is run.
+// A linear layer: operands with poison beside them, known to the place to the element, its runs, and its reference in double.
 #pragma once
 
 #include <algorithm>
-#include <random>
 #include <cmath>
+#include <random>
+#include <span>
 #include <string>
 #include <vector>
 
-#include "kernels/cuda/api/gemm.h"
+#include "cuda/place.h"
 #include "flexgen/ops/ref/linear.h"
-#include "kernels/emu/emulator.h"
-
-#include "support/catch.h"
+#include "kernels/cuda/api/gemm.h"
 #include "support/compare.h"
 #include "support/operands.h"
 
 namespace flexgen::testing {
-
-// Plain builds meet three hostile orders, race mode, whose verdict does not hang on the order, one
-inline std::vector<emu::Options> ways(int sm = 90) {
-#if FLEXGEN_RACE
-  return {{.order = emu::Order::random, .seed = 3, .race = true, .sm = sm}};
-#else
-  return {{.order = emu::Order::random, .seed = 1, .sm = sm},
-          {.order = emu::Order::random, .seed = 2, .sm = sm},
-          {.order = emu::Order::lifo, .async = emu::Async::late, .sm = sm}};
-#endif
-}
-
-inline cuda::Card card_of(int arch, int multiprocessors = 0) {
-  const size_t shared = arch == 75 ? 64 : arch == 80 ? 163 : arch == 90 ? 227 : 99;
-  const int sms = arch == 75 ? 40 : arch == 80 ? 108 : arch == 86 ? 82 : arch == 89 ? 128 : 132;
-  return {arch, multiprocessors ? multiprocessors : sms, shared << 10};
-}
 
 // Small integers, whose sums are exact in any order
 struct Integers {
@@ -74,25 +55,26 @@ class LinearProblem {
   float bias(int64_t n) const { return with_bias ? bias_[static_cast<size_t>(n)] : 0.0f; }
   float before(int64_t i) const { return accumulate ? before_[static_cast<size_t>(i)] : 0.0f; }
 
-  // launch(args, stream) with y [T, N] poisoned (or what `accumulate` adds to), all operands registered. Gives back y; what lies between
-  // and behind its rows must have stayed as it was.
+  // launch(args, workspace, stream) with y [T, N] poisoned (or what `accumulate` adds to) and a workspace of so many bytes. Gives back y;
+  // what lies between and behind its rows must have stayed as it was.
   template <typename Fn>
-  std::vector<float> run(const emu::Options& options, Fn&& launch, int64_t y_padding = 4) {
+  std::vector<float> run(Place& place, size_t workspace_bytes, Fn&& launch, int64_t y_padding = 4) {
     const int64_t stride = n_ + y_padding;
     std::vector<float> y(static_cast<size_t>(t_ * stride + 16), GuardedMatrix::sentinel());
     if (accumulate)
       for (int64_t i = 0; i < t_ * n_; ++i) y[static_cast<size_t>(i / n_ * stride + i % n_)] = before_[static_cast<size_t>(i)];
-    emu::Session session(options);
-    const auto add = [&](const auto* data, int64_t count, const char* name) {
-      if (count > 0) session.add(data, static_cast<size_t>(count) * sizeof *data, name);
-    };
-    add(x_.data() + x_offset_, t_ == 0 ? 0 : (t_ - 1) * x_stride_ + k_, "x");
-    add(bias_.data(), n_, "bias");
-    add(y.data(), t_ == 0 ? 0 : (t_ - 1) * stride + n_, "y");
+    const auto lines = [&](int64_t line_stride, int64_t width) { return static_cast<size_t>(t_ == 0 ? 0 : (t_ - 1) * line_stride + width); };
+    const float* const x_there = place.input(x_.data() + x_offset_, lines(x_stride_, k_), "x");
+    const float* const bias_there = place.input(bias_, "bias");
+    float* const y_there = place.output(y.data(), lines(stride, n_), "y");
     const WeightView view = w_.cut(pieces);
-    for (const RowBlock& b : view.blocks) add(b.data, b.rows * k_ * static_cast<int64_t>(size_of(dtype_)), "row block");
-    LinearArgs args{x(), view, with_bias ? bias_.data() : nullptr, {y.data(), t_, n_, stride}, activation, accumulate};
-    REQUIRE(launch(session, args) == 0);
+    std::vector<RowBlock> blocks(view.blocks.begin(), view.blocks.end());
+    for (RowBlock& b : blocks) b.data = place.input(b.data, static_cast<size_t>(b.rows * k_) * size_of(dtype_), "row block");
+    Workspace workspace(workspace_bytes);
+    std::byte* const workspace_there = place.output(workspace.data(), workspace_bytes, "workspace");
+    const LinearArgs args{{x_there, t_, k_, x_stride_},   {view.dtype, n_, k_, blocks}, with_bias ? bias_there : nullptr,
+                          {y_there, t_, n_, stride}, activation,                   accumulate};
+    REQUIRE(place.run([&](void* stream) { return launch(args, std::span(workspace_there, workspace_bytes), stream); }) == 0);
     std::vector<float> values;
     for (int64_t t = 0; t < t_; ++t) values.insert(values.end(), y.begin() + t * stride, y.begin() + t * stride + n_);
     for (size_t i = 0; i < y.size(); ++i) {
@@ -101,36 +83,27 @@ class LinearProblem {
     }
     return values;
   }
+  template <typename Fn>
+  std::vector<float> run(const Way& way, size_t workspace_bytes, Fn&& launch, int64_t y_padding = 4) {
+    return run(*open(way), workspace_bytes, launch, y_padding);
+  }
 
   // What choose() picks for the card
-  std::vector<float> linear(const emu::Options& options, const cuda::Card& card, cuda::Arithmetic arithmetic) {
-    return run(options, [&](emu::Session& session, const LinearArgs& args) {
-      Workspace workspace(session, cuda::linear_workspace(t_, n_, k_, dtype_, arithmetic));
-      return cuda::linear(card, {.args = args, .arithmetic = arithmetic, .workspace = workspace.bytes()}, nullptr);
+  std::vector<float> linear(const Way& way, const cuda::Card& card, cuda::Arithmetic arithmetic) {
+    const size_t bytes = cuda::linear_workspace(t_, n_, k_, dtype_, arithmetic);
+    return run(way, bytes, [&](const LinearArgs& args, std::span<std::byte> workspace, void* stream) {
+      return cuda::linear(card, {.args = args, .arithmetic = arithmetic, .workspace = workspace}, stream);
     });
   }
   // This kernel, whatever choose() would pick
-  std::vector<float> linear(const emu::Options& options, cuda::LinearKernel kernel, int pieces_of_k = 1, int64_t y_padding = 4) {
+  std::vector<float> linear(const Way& way, cuda::LinearKernel kernel, int pieces_of_k = 1, int64_t y_padding = 4) {
     const cuda::ForcedKernel forced{kernel, pieces_of_k};
-    return run(options, [&](emu::Session& session, const LinearArgs& args) {
-      Workspace workspace(session, cuda::linear_workspace(t_, n_, k_, dtype_, cuda::Arithmetic::fast));
-      return cuda::linear(card_of(options.sm), {.args = args, .forced = forced, .workspace = workspace.bytes()}, nullptr);
-    }, y_padding);
+    return run(way, cuda::linear_workspace(t_, n_, k_, dtype_, cuda::Arithmetic::fast),
+               [&](const LinearArgs& args, std::span<std::byte> workspace, void* stream) {
+                 return cuda::linear(card_of(way.sm), {.args = args, .forced = forced, .workspace = workspace}, stream);
+               },
+               y_padding);
   }
-
-  // 256-byte aligned, full of NaN
-  class Workspace {
-   public:
-    Workspace(emu::Session& session, size_t bytes) : bytes_(bytes), memory_(bytes + 256, std::byte{0xFF}) {
-      if (bytes > 0) session.add(data(), bytes, "workspace");
-    }
-    std::byte* data() { return memory_.data() + (256 - reinterpret_cast<uintptr_t>(memory_.data()) % 256) % 256; }
-    std::span<std::byte> bytes() { return {data(), bytes_}; }
-
-   private:
-    size_t bytes_;
-    std::vector<std::byte> memory_;
-  };
 
   // The double reference, of x as the kernel reads it: as it is, or rounded to the weights' type
   struct Reference {
@@ -179,6 +152,16 @@ class LinearProblem {
   }
 
  private:
+  // 256-byte aligned, full of NaN
+  class Workspace {
+   public:
+    explicit Workspace(size_t bytes) : memory_(bytes + 256, std::byte{0xFF}) {}
+    std::byte* data() { return memory_.data() + (256 - reinterpret_cast<uintptr_t>(memory_.data()) % 256) % 256; }
+
+   private:
+    std::vector<std::byte> memory_;
+  };
+
   BlockedWeight w_;
   DType dtype_;
   int64_t t_, n_, k_, x_stride_, x_offset_;

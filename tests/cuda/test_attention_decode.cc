@@ -8,7 +8,7 @@ using namespace flexgen::testing;
 namespace {
 
 // Decode of a whole batch, the merge included
-std::vector<float> decoded(AttentionCase& c, cuda::Split split, int64_t resident, const emu::Options& options) {
+std::vector<float> decoded(AttentionCase& c, cuda::Split split, int64_t resident, const Way& way) {
   int64_t most = 0;
   for (const SequenceShape& s : c.sequences) most = std::max(most, s.n_tok * c.group());
   cuda::PlanRequest request;
@@ -17,13 +17,13 @@ std::vector<float> decoded(AttentionCase& c, cuda::Split split, int64_t resident
   const cuda::AttentionPlan plan = plan_attention(c.planned(), request);
   PartMemory parts(plan.part_rows, c);
   c.clear();
-  emu::Session session(options);
-  c.add_to(session), parts.add_to(session), session.add(plan.items, "items"), session.add(plan.merges, "merges");
-  cuda::AttentionArguments a = c.arguments();
-  a.items = plan.items.data(), a.n_items = static_cast<int32_t>(plan.items.size());
-  a.part_per_block = split == cuda::Split::every_block, a.parts = parts.arrays();
-  REQUIRE(cuda::attention_decode(a, request.rows, nullptr) == 0);
-  REQUIRE(cuda::attention_merge(merge_arguments(c, plan, parts), nullptr) == 0);
+  const std::unique_ptr<Place> place = open(way);
+  PlannedAttention planned(*place, c, plan, parts);
+  planned.attention.part_per_block = split == cuda::Split::every_block;
+  REQUIRE(place->run([&](void* stream) {
+    const int error = cuda::attention_decode(planned.attention, request.rows, stream);
+    return error ? error : cuda::attention_merge(planned.merge, stream);
+  }) == 0);
   return c.y;
 }
 
@@ -39,9 +39,9 @@ TEST_CASE("CUDA decode attention has the CPU's bits: all head sizes, groups, pag
       AttentionCase c(dtype, s.heads, s.kv_heads, s.d, s.page, lengths);
       c.fill([&] { return random.value(); });
       const std::vector<float> want = c.on_cpu(*backends().front());
-      for (const emu::Options& options : schedules()) {
-        CAPTURE(name(dtype), s.heads, s.kv_heads, s.d, s.page, static_cast<int>(options.order), options.seed);
-        CHECK(bit_difference(decoded(c, cuda::Split::none, 1, options), want) == "");
+      for (const Way& way : ways()) {
+        CAPTURE(name(dtype), s.heads, s.kv_heads, s.d, s.page, way.name);
+        CHECK(bit_difference(decoded(c, cuda::Split::none, 1, way), want) == "");
       }
     }
 }
@@ -55,10 +55,10 @@ TEST_CASE("CUDA decode attention: with a part for each block neither split nor b
       batch.fill([&] { return random.value(); });
       const std::vector<float> want = batch.on_cpu(*backends().front());
       for (int64_t resident : {1, 4, 1000}) {  // from one item a span to parts of the least size
-        const emu::Options options = schedules()[static_cast<size_t>(resident) % schedules().size()];
+        const Way way = ways()[static_cast<size_t>(resident) % ways().size()];
         CAPTURE(name(dtype), d, resident);
-        CHECK(bit_difference(decoded(batch, cuda::Split::every_block, resident, options), want) == "");
-        const std::vector<float> balanced = decoded(batch, cuda::Split::balanced, resident, options);
+        CHECK(bit_difference(decoded(batch, cuda::Split::every_block, resident, way), want) == "");
+        const std::vector<float> balanced = decoded(batch, cuda::Split::balanced, resident, way);
         CHECK(relative_l2(balanced, want) <= 1e-6);
         if (resident == 1) CHECK(bit_difference(balanced, want) == "");  // not cut: the blocks merge in their order
       }
@@ -68,14 +68,14 @@ TEST_CASE("CUDA decode attention: with a part for each block neither split nor b
         alone.take_cache(0, std::move(batch.caches[i]));
         const auto first = static_cast<size_t>(batch.spans[i].first_row * batch.width()), n = alone.q.size();
         std::copy_n(batch.q.begin() + static_cast<ptrdiff_t>(first), n, alone.q.begin());
-        const std::vector<float> got = decoded(alone, cuda::Split::every_block, 1000, schedules().front());
+        const std::vector<float> got = decoded(alone, cuda::Split::every_block, 1000, ways().front());
         CHECK(bit_difference(got, std::span(want).subspan(first, n)) == "");
       }
     }
 }
 
 TEST_CASE("CUDA decode attention, exact inputs: equal scores give the mean, a dominating key its value, far into a sequence", "[cuda]") {
-  for (const emu::Options& options : schedules()) {
+  for (const Way& way : ways()) {
     AttentionCase c(DType::f16, 1, 1, 64, 32, {{1500, 1}, {64, 1}});
     c.fill([] { return 0.0f; });
     // sequence 0: q = 0, so all scores are 0; v[p][d] = d - (p % 2): the mean is d - 1/2
@@ -87,7 +87,7 @@ TEST_CASE("CUDA decode attention, exact inputs: equal scores give the mean, a do
       c.set(1, true, 0, 37, d, 10);
       for (int64_t p = 0; p < 64; ++p) c.set(1, false, 0, p, d, static_cast<float>(100 * p + d));
     }
-    const std::vector<float> y = decoded(c, cuda::Split::balanced, 8, options);
+    const std::vector<float> y = decoded(c, cuda::Split::balanced, 8, way);
     for (size_t d = 0; d < 64; ++d) {
       CHECK(y[d] == static_cast<float>(d) - 0.5f);
       std::byte stored[2];
@@ -101,7 +101,7 @@ TEST_CASE("CUDA decode attention over device pages merges with what the CPU atte
   Random random(63);
   ThreadPool pool(1);
   for (DType dtype : {DType::f16, DType::f32})
-    under_schedules([&](emu::Session& session) {
+    each_way([&](Place& place) {
       AttentionCase c(dtype, 4, 2, 64, 32, {{300, 1}, {90, 2}, {40, 1}, {64, 1}});
       c.fill([&] { return random.value(); });
       const Backend& cpu = *backends().front();
@@ -126,22 +126,23 @@ TEST_CASE("CUDA decode attention over device pages merges with what the CPU atte
       request.split = cuda::Split::every_block, request.keep_parts = true;
       const cuda::AttentionPlan plan = plan_attention(spans, request);
       PartMemory parts(plan.part_rows, c), merged(c.rows, c);
-      c.add_to(session), parts.add_to(session), merged.add_to(session), first.add_to(session), last.add_to(session);
-      session.add(plan.items), session.add(plan.merges);
-      cuda::AttentionArguments a = c.arguments();
-      a.items = plan.items.data(), a.n_items = static_cast<int32_t>(plan.items.size()), a.part_per_block = true, a.parts = parts.arrays();
-      REQUIRE(cuda::attention_decode(a, 4, nullptr) == 0);
-      cuda::MergeArguments m = merge_arguments(c, plan, parts);
-      m.before = first.arrays(), m.after = last.arrays();
-      REQUIRE(cuda::attention_merge(m, nullptr) == 0);
+      PlannedAttention planned(place, c, plan, parts);
+      planned.attention.part_per_block = true;
+      const cuda::PartArrays merged_there = merged.arrays(place);
+      planned.merge.before = first.arrays(place), planned.merge.after = last.arrays(place);
+      REQUIRE(place.run([&](void* stream) {
+        const int error = cuda::attention_decode(planned.attention, 4, stream);
+        return error ? error : cuda::attention_merge(planned.merge, stream);
+      }) == 0);
       // the last part of sequence 0, two blocks at once, rounds differently; all else is the contract
       const size_t rest = static_cast<size_t>(c.width());
       CHECK(relative_l2(c.y, want) <= 1e-6);
       CHECK(bit_difference(std::span(c.y).subspan(rest), std::span(want).subspan(rest)) == "");
 
       // the same on the host: device parts come back merged, and merge there
-      m.before = m.after = {}, m.y = nullptr, m.merged = merged.arrays();
-      REQUIRE(cuda::attention_merge(m, nullptr) == 0);
+      cuda::MergeArguments m = planned.merge;
+      m.before = m.after = {}, m.y = nullptr, m.merged = merged_there;
+      REQUIRE(place.run([&](void* stream) { return cuda::attention_merge(m, stream); }) == 0);
       merge(first.view(c), merged.view(c), c.layout.head_dim);
       merge(first.view(c), last.view(c), c.layout.head_dim);
       std::vector<float> y(c.y.size());
@@ -152,7 +153,7 @@ TEST_CASE("CUDA decode attention over device pages merges with what the CPU atte
 
 TEST_CASE("CUDA decode attention takes ALiBi slopes and turns queries", "[cuda]") {
   Random random(64);
-  under_schedules([&](emu::Session& session) {
+  each_way([&](Place& place) {
     AttentionCase c(DType::f32, 2, 1, 8, 32, {{70, 3}});
     c.fill([&] { return random.value(); });
     const std::vector<float> slopes{0.5f, 0.0625f};
@@ -164,11 +165,10 @@ TEST_CASE("CUDA decode attention takes ALiBi slopes and turns queries", "[cuda]"
       }
     const cuda::PlanRequest request{2, 1, 4, 1, cuda::Split::none, false};
     const cuda::AttentionPlan plan = plan_attention(c.planned(), request);
-    c.add_to(session), session.add(slopes), session.add(table), session.add(plan.items);
-    cuda::AttentionArguments a = c.arguments();
-    a.alibi_slopes = slopes.data(), a.rotary = {table.data(), 6, false};
-    a.items = plan.items.data(), a.n_items = static_cast<int32_t>(plan.items.size());
-    REQUIRE(cuda::attention_decode(a, 4, nullptr) == 0);
+    cuda::AttentionArguments a = c.arguments(place);
+    a.alibi_slopes = place.input(slopes, "slopes"), a.rotary = {place.input(table, "angles"), 6, false};
+    a.items = place.input(plan.items, "items"), a.n_items = static_cast<int32_t>(plan.items.size());
+    REQUIRE(place.run([&](void* stream) { return cuda::attention_decode(a, 4, stream); }) == 0);
     std::vector<float> want;
     for (int64_t t = 0; t < 3; ++t)
       for (int64_t h = 0; h < 2; ++h) {
@@ -201,7 +201,7 @@ TEST_CASE("CUDA decode attention takes ALiBi slopes and turns queries", "[cuda]"
 
 TEST_CASE("CUDA decode attention: a score of any size, and NaN stays in its own row", "[cuda]") {
   Random random(65);
-  for (const emu::Options& options : schedules()) {
+  for (const Way& way : ways()) {
     AttentionCase c(DType::f32, 2, 2, 16, 32, {{50, 6}});
     c.fill([&] { return random.value(); });
     for (size_t d = 0; d < 16; ++d) {
@@ -210,6 +210,6 @@ TEST_CASE("CUDA decode attention: a score of any size, and NaN stays in its own 
       c.q[4 * 32 + d] = INFINITY;
     }
     const std::vector<float> want = c.on_cpu(*backends().front());
-    CHECK(bit_difference(decoded(c, cuda::Split::none, 1, options), want) == "");
+    CHECK(bit_difference(decoded(c, cuda::Split::none, 1, way), want) == "");
   }
 }

@@ -9,20 +9,20 @@ namespace {
 
 int32_t rows_of(cuda::PrefillTiles tiles) { return cuda::kPrefillTiles[static_cast<size_t>(tiles)].rows; }
 
-std::vector<float> prefilled(AttentionCase& c, cuda::PrefillTiles tiles, cuda::Split split, int64_t resident, const emu::Options& options) {
+std::vector<float> prefilled(AttentionCase& c, cuda::PrefillTiles tiles, cuda::Split split, int64_t resident, const Way& way) {
   cuda::PlanRequest request;
   request.group = c.group(), request.kv_heads = static_cast<int32_t>(c.layout.n_heads), request.rows = rows_of(tiles);
   request.resident = resident, request.split = split;
   const cuda::AttentionPlan plan = plan_attention(c.planned(), request);
   PartMemory parts(plan.part_rows, c);
   c.clear();
-  emu::Session session(options);
-  c.add_to(session), parts.add_to(session), session.add(plan.items, "items"), session.add(plan.merges, "merges");
-  cuda::AttentionArguments a = c.arguments();
-  a.items = plan.items.data(), a.n_items = static_cast<int32_t>(plan.items.size()), a.parts = parts.arrays();
-  REQUIRE(attention_prefill(a, tiles, nullptr) == 0);
-  REQUIRE(attention_merge(merge_arguments(c, plan, parts), nullptr) == 0);
-  CHECK(session.statistics().ldmatrix_conflicts == 0);
+  const std::unique_ptr<Place> place = open(way);
+  PlannedAttention planned(*place, c, plan, parts);
+  REQUIRE(place->run([&](void* stream) {
+    const int error = cuda::attention_prefill(planned.attention, tiles, stream);
+    return error ? error : cuda::attention_merge(planned.merge, stream);
+  }) == 0);
+  if (const std::optional<emu::Statistics> counted = place->statistics()) CHECK(counted->ldmatrix_conflicts == 0);
   return c.y;
 }
 
@@ -33,14 +33,14 @@ constexpr cuda::PrefillTiles kTall = cuda::PrefillTiles::rows_128_keys_64, kSqua
 
 TEST_CASE("CUDA prefill attention, exact inputs: equal scores give means, a dominating key its value", "[cuda]") {
   for (cuda::PrefillTiles tiles : {kTall, kSquare, kNarrow, kFlat})
-    for (const emu::Options& options : schedules()) {
-      CAPTURE(static_cast<int>(tiles), static_cast<int>(options.order), options.seed);
+    for (const Way& way : ways()) {
+      CAPTURE(static_cast<int>(tiles), way.name);
       // queries are 0, so a token sees all positions alike; v[p][d] = d + p % 2 has the mean d + 1/2 where the count is even
       AttentionCase c(DType::f16, 2, 1, 64, 32, {{200, 133}});
       c.fill([] { return 0.0f; });
       for (int64_t p = 0; p < 200; ++p)
         for (int64_t d = 0; d < 64; ++d) c.set(0, false, 0, p, d, static_cast<float>(d + p % 2));
-      const std::vector<float> means = prefilled(c, tiles, cuda::Split::none, 1, options);
+      const std::vector<float> means = prefilled(c, tiles, cuda::Split::none, 1, way);
       for (int64_t t = 0; t < 133; ++t)
         for (int64_t e = 0; e < 128; ++e) {
           const int64_t seen = 67 + t + 1;
@@ -55,7 +55,7 @@ TEST_CASE("CUDA prefill attention, exact inputs: equal scores give means, a domi
       }
       for (int64_t t = 0; t < 133; ++t)
         for (int64_t h = 0; h < 2; ++h) c.q[static_cast<size_t>((t * 2 + h) * 64 + (67 + t) % 64)] = 100;  // both heads read the one KV head
-      const std::vector<float> picked = prefilled(c, tiles, cuda::Split::none, 1, options);
+      const std::vector<float> picked = prefilled(c, tiles, cuda::Split::none, 1, way);
       for (int64_t t = 0; t < 133; ++t)
         for (int64_t e = 0; e < 128; ++e) CHECK(picked[static_cast<size_t>(t * 128 + e)] == static_cast<float>((67 + t) * 8 + e % 8));
     }
@@ -87,21 +87,21 @@ TEST_CASE("CUDA prefill attention agrees with the reference: head sizes, groups,
     Normal normal(++seed);
     c.fill([&] { return normal(); });
     const std::vector<float> want = c.reference();
-    for (const emu::Options& options : schedules()) {
-      CAPTURE(s.heads, s.kv_heads, s.d, s.page, static_cast<int>(s.tiles), static_cast<int>(options.order), options.seed);
-      CHECK(relative_l2(prefilled(c, s.tiles, cuda::Split::none, 1, options), want) <= 1e-3);
+    for (const Way& way : ways()) {
+      CAPTURE(s.heads, s.kv_heads, s.d, s.page, static_cast<int>(s.tiles), way.name);
+      CHECK(relative_l2(prefilled(c, s.tiles, cuda::Split::none, 1, way), want) <= 1e-3);
     }
   }
 }
 
 TEST_CASE("CUDA prefill attention cut into parts merges to the same, also with a part of the CPU", "[cuda]") {
   for (cuda::PrefillTiles tiles : {kSquare, kFlat})
-    for (const emu::Options& options : schedules()) {
+    for (const Way& way : ways()) {
       AttentionCase c(DType::f16, 4, 1, 64, 32, {{700, 5}, {30, 30}, {290, 17}});
       Normal normal(81);
       c.fill([&] { return normal(); });
       const std::vector<float> want = c.reference();
-      CHECK(relative_l2(prefilled(c, tiles, cuda::Split::balanced, 1000, options), want) <= 1e-3);
+      CHECK(relative_l2(prefilled(c, tiles, cuda::Split::balanced, 1000, way), want) <= 1e-3);
 
       // positions [0, 64) were attended by the CPU
       PartMemory before(c.rows, c);
@@ -115,14 +115,13 @@ TEST_CASE("CUDA prefill attention cut into parts merges to the same, also with a
       const cuda::AttentionPlan plan = plan_attention(spans, request);
       PartMemory parts(plan.part_rows, c);
       c.clear();
-      emu::Session session(options);
-      c.add_to(session), before.add_to(session), parts.add_to(session), session.add(plan.items), session.add(plan.merges);
-      cuda::AttentionArguments a = c.arguments();
-      a.items = plan.items.data(), a.n_items = static_cast<int32_t>(plan.items.size()), a.parts = parts.arrays();
-      REQUIRE(attention_prefill(a, tiles, nullptr) == 0);
-      cuda::MergeArguments m = merge_arguments(c, plan, parts);
-      m.before = before.arrays();
-      REQUIRE(attention_merge(m, nullptr) == 0);
+      const std::unique_ptr<Place> place = open(way);
+      PlannedAttention planned(*place, c, plan, parts);
+      planned.merge.before = before.arrays(*place);
+      REQUIRE(place->run([&](void* stream) {
+        const int error = attention_prefill(planned.attention, tiles, stream);
+        return error ? error : attention_merge(planned.merge, stream);
+      }) == 0);
       CHECK(relative_l2(c.y, want) <= 1e-3);
     }
 }
@@ -131,15 +130,15 @@ TEST_CASE("CUDA prefill attention of a token does not depend on what else is in 
   AttentionCase whole(DType::f16, 2, 1, 80, 32, {{50, 50}, {150, 150}});
   Normal normal(82);
   whole.fill([&] { return normal(); });
-  const emu::Options options = schedules().front();
-  const std::vector<float> want = prefilled(whole, kSquare, cuda::Split::none, 1, options);
+  const Way way = ways().front();
+  const std::vector<float> want = prefilled(whole, kSquare, cuda::Split::none, 1, way);
   PagedCache cache = std::move(whole.caches[1]);
   for (int64_t first : {0, 1, 63, 64, 100, 149}) {  // tokens [first, 150) of sequence 1, alone
     AttentionCase part(DType::f16, 2, 1, 80, 32, {{150, 150 - first}});
     part.take_cache(0, std::move(cache));
     const auto from = static_cast<ptrdiff_t>((50 + first) * whole.width());
     part.q.assign(whole.q.begin() + from, whole.q.end());
-    CHECK(bit_difference(prefilled(part, kSquare, cuda::Split::none, 1, options), std::vector<float>(want.begin() + from, want.end())) == "");
+    CHECK(bit_difference(prefilled(part, kSquare, cuda::Split::none, 1, way), std::vector<float>(want.begin() + from, want.end())) == "");
     cache = std::move(part.caches[0]);
   }
 }
@@ -155,26 +154,26 @@ TEST_CASE("CUDA prefill attention takes ALiBi slopes and turns queries as attent
       const float angle = 0.05f * static_cast<float>(p * (i + 1));
       table.push_back(std::cos(angle)), table.push_back(std::sin(angle));
     }
-  for (const emu::Options& options : schedules()) {
+  for (const Way& way : ways()) {
     const auto run = [&](int32_t rows, auto launch) {
       const cuda::AttentionPlan plan = plan_attention(c.planned(), {2, 2, rows, 1, cuda::Split::none, false});
       c.clear();
-      emu::Session session(options);
-      c.add_to(session), session.add(slopes), session.add(table), session.add(plan.items);
-      cuda::AttentionArguments a = c.arguments();
-      a.alibi_slopes = slopes.data(), a.rotary = {table.data(), 32, true};
-      a.items = plan.items.data(), a.n_items = static_cast<int32_t>(plan.items.size());
-      REQUIRE(launch(a) == 0);
+      const std::unique_ptr<Place> place = open(way);
+      cuda::AttentionArguments a = c.arguments(*place);
+      a.alibi_slopes = place->input(slopes, "slopes"), a.rotary = {place->input(table, "angles"), 32, true};
+      a.items = place->input(plan.items, "items"), a.n_items = static_cast<int32_t>(plan.items.size());
+      REQUIRE(place->run([&](void* stream) { return launch(a, stream); }) == 0);
       return c.y;
     };
-    const std::vector<float> want = run(4, [](const cuda::AttentionArguments& a) { return attention_decode(a, 4, nullptr); });
-    CHECK(relative_l2(run(64, [](const cuda::AttentionArguments& a) { return attention_prefill(a, kSquare, nullptr); }), want) <= 1e-3);
+    const std::vector<float> want = run(4, [](const cuda::AttentionArguments& a, void* stream) { return attention_decode(a, 4, stream); });
+    CHECK(relative_l2(run(64, [](const cuda::AttentionArguments& a, void* stream) { return attention_prefill(a, kSquare, stream); }), want) <= 1e-3);
   }
 }
 
 TEST_CASE("CUDA attention has no kernel for tiles, rows, formats and heads that do not fit, and says so", "[cuda]") {
   AttentionCase c(DType::f16, 1, 1, 128, 32, {{1, 1}});
-  cuda::AttentionArguments a = c.arguments();
+  const std::unique_ptr<Place> place = open(ways().front());
+  cuda::AttentionArguments a = c.arguments(*place);
   a.n_items = 1;
   CHECK(attention_prefill(a, kTall, nullptr) == cuda::kInvalidValue);
   CHECK(attention_decode(a, 3, nullptr) == cuda::kInvalidValue);

@@ -24,10 +24,11 @@ bool is_held(LinearKernel kernel) { return std::find(std::begin(kHeld), std::end
 
 // The sums of small integers are exact, so they must be equal, not close
 void check_exact(LinearProblem& p, LinearKernel kernel, int pieces_of_k = 1) {
+  if (!runs_here(cuda::linear_kernel(kernel), p.dtype())) return;
   CAPTURE(cuda::linear_kernel(kernel).name, name(p.dtype()), p.tokens(), p.rows(), p.cols(), pieces_of_k);
   const std::vector<float> want = p.reference(false).y;
-  for (const emu::Options& way : ways(is_held(kernel) ? 75 : 90)) {
-    CAPTURE(static_cast<int>(way.order), way.seed);
+  for (const Way& way : ways(is_held(kernel) ? 75 : 90)) {
+    CAPTURE(way.name);
     const std::vector<float> got = p.linear(way, kernel, pieces_of_k);
     CHECK(bit_difference(got, want) == "");
   }
@@ -84,16 +85,15 @@ TEST_CASE("gemm: no bank conflicts", "[cuda]") {
     const cuda::LinearKernelRow& tile = cuda::linear_kernel(kernel);
     CAPTURE(tile.name);
     LinearProblem p(DType::f16, tile.tokens, tile.rows, 2 * tile.depth, Integers{Random(1)});
-    emu::Statistics statistics;
-    p.run({}, [&](emu::Session& session, const LinearArgs& args) {
-      LinearProblem::Workspace workspace(session, cuda::linear_workspace(p.tokens(), p.rows(), p.cols(), p.dtype(), Arithmetic::fast));
-      const int error =
-          cuda::linear(card_of(90), {.args = args, .forced = cuda::ForcedKernel{kernel}, .workspace = workspace.bytes()}, nullptr);
-      statistics = session.statistics();
-      return error;
-    });
-    CHECK(statistics.ldmatrix > 0);
-    CHECK(statistics.ldmatrix_conflicts == 0);
+    const std::unique_ptr<Place> place = open(ways().front());
+    p.run(*place, cuda::linear_workspace(p.tokens(), p.rows(), p.cols(), p.dtype(), Arithmetic::fast),
+          [&](const LinearArgs& args, std::span<std::byte> workspace, void* stream) {
+            return cuda::linear(card_of(90), {.args = args, .forced = cuda::ForcedKernel{kernel}, .workspace = workspace}, stream);
+          });
+    const std::optional<emu::Statistics> statistics = place->statistics();
+    if (!statistics) continue;
+    CHECK(statistics->ldmatrix > 0);
+    CHECK(statistics->ldmatrix_conflicts == 0);
   }
 }
 
@@ -141,7 +141,7 @@ TEST_CASE("f32 arithmetic on a card gives the bits of the CPU", "[cuda]") {
       p.accumulate = seed % 2 != 0;
       if (n > 5) p.pieces = {3, n - 4, 1};
       CAPTURE(name(dtype), t, n, k, static_cast<int>(p.activation));
-      for (const emu::Options& way : ways()) CHECK(bit_difference(p.linear(way, card_of(90), Arithmetic::f32), contract(p)) == "");
+      for (const Way& way : ways()) CHECK(bit_difference(p.linear(way, card_of(90), Arithmetic::f32), contract(p)) == "");
     }
 }
 
@@ -161,7 +161,7 @@ TEST_CASE("row blocks: tiles span them, and only the columns that they cover are
         LinearKernel::gemv_4, LinearKernel::f32_4, LinearKernel::held_64x64})
     for (int pieces_of_k : {1, 2}) {
       const bool f32 = cuda::linear_kernel(kernel).family == LinearFamily::f32;
-      if (f32 && pieces_of_k > 1) continue;
+      if ((f32 && pieces_of_k > 1) || !runs_here(cuda::linear_kernel(kernel), DType::f16)) continue;
       CAPTURE(cuda::linear_kernel(kernel).name, pieces_of_k);
       LinearProblem p(DType::f16, 4, 100, 512, Integers{Random(5)});
       p.pieces = {-3, 5, 1, 2, -20, 17, 30, -1, 4, -10, 7};
@@ -200,6 +200,7 @@ TEST_CASE("one order: a token's bits depend neither on the batch, nor on the cut
     const std::vector<float> whole = all.linear(ways().front(), card_of(90), Arithmetic::one_order);
     CHECK(all.compare(whole, true) == "");
     for (LinearKernel kernel : kAsync) {
+      if (!runs_here(cuda::linear_kernel(kernel), dtype)) continue;
       CAPTURE(cuda::linear_kernel(kernel).name);
       CHECK(bit_difference(all.linear(ways().front(), kernel), whole) == "");
     }
@@ -209,11 +210,11 @@ TEST_CASE("one order: a token's bits depend neither on the batch, nor on the cut
     }
     for (int64_t n_tok : {1, 2, 9, 17, 33})
       for (int64_t first : {int64_t{0}, kTokens - n_tok}) {
-        const std::vector<float> some = all.run(ways().front(), [&](emu::Session& session, LinearArgs args) {
+        const size_t bytes = cuda::linear_workspace(n_tok, kRows, kCols, dtype, Arithmetic::one_order);
+        const std::vector<float> some = all.run(ways().front(), bytes, [&](LinearArgs args, std::span<std::byte> workspace, void* stream) {
           args.x = args.x.rows_from(first, n_tok);
           args.y = args.y.rows_from(first, n_tok);
-          LinearProblem::Workspace workspace(session, cuda::linear_workspace(n_tok, kRows, kCols, dtype, Arithmetic::one_order));
-          return cuda::linear(card_of(90), {.args = args, .arithmetic = Arithmetic::one_order, .workspace = workspace.bytes()}, nullptr);
+          return cuda::linear(card_of(90), {.args = args, .arithmetic = Arithmetic::one_order, .workspace = workspace}, stream);
         });
         CAPTURE(n_tok, first);
         const auto at = static_cast<size_t>(first * kRows), size = static_cast<size_t>(n_tok * kRows);
@@ -240,11 +241,10 @@ TEST_CASE("linear on a card of nothing does nothing, and of no inputs gives the 
 TEST_CASE("x rounded once serves several calls", "[cuda]") {
   LinearProblem p(DType::bf16, 20, 33, 72, Normals{std::mt19937(3), {}});
   const std::vector<float> want = p.linear(ways().front(), card_of(90), Arithmetic::one_order);
-  const std::vector<float> got = p.run(ways().front(), [&](emu::Session& session, LinearArgs args) {
-    LinearProblem::Workspace rounded(session, cuda::rounded_x_bytes(20, 72));
-    if (const int error = cuda::round_x(args.x, DType::bf16, rounded.data(), nullptr)) return error;
+  const std::vector<float> got = p.run(ways().front(), cuda::rounded_x_bytes(20, 72), [&](LinearArgs args, std::span<std::byte> to, void* stream) {
+    if (const int error = cuda::round_x(args.x, DType::bf16, to.data(), stream)) return error;
     args.x.data = reinterpret_cast<const float*>(alignof(float));  // no longer read
-    return cuda::linear(card_of(90), {.args = args, .arithmetic = Arithmetic::one_order, .rounded_x = rounded.data()}, nullptr);
+    return cuda::linear(card_of(90), {.args = args, .arithmetic = Arithmetic::one_order, .rounded_x = to.data()}, stream);
   });
   CHECK(bit_difference(got, want) == "");
 }
@@ -253,29 +253,34 @@ TEST_CASE("rounding of x is the CPU's, with zeros behind K", "[cuda]") {
   Random random(8);
   for (DType dtype : {DType::f16, DType::bf16})
     for (int64_t k : {1, 7, 8, 1025}) {
-      LinearProblem p(dtype, 3, 1, k, [&] { return random.value() * 1000; }, 1, 1);
-      p.run(ways().front(), [&](emu::Session& session, const LinearArgs& args) {
-        LinearProblem::Workspace to(session, cuda::rounded_x_bytes(3, k));
-        const int error = cuda::round_x(args.x, dtype, to.data(), nullptr);
-        for (int64_t t = 0; t < 3; ++t)
-          for (int64_t i = 0; i < cuda::padded_cols(k); ++i) {
-            std::byte want[4] = {};
-            if (i < k) store_element(dtype, want, 0, args.x.row(t)[i]);
-            CHECK(std::memcmp(to.data() + (t * cuda::padded_cols(k) + i) * 2, want, 2) == 0);
-          }
-        return error;
-      });
+      GuardedMatrix x = GuardedMatrix::input(3, k, random);
+      for (int64_t t = 0; t < 3; ++t)
+        for (int64_t i = 0; i < k; ++i) x.view().row(t)[i] *= 1000;
+      struct alignas(16) Line { uint16_t values[8]; };
+      const auto padded = static_cast<size_t>(cuda::padded_cols(k));
+      std::vector<Line> to(3 * padded / 8);
+      std::memset(to.data(), 0xFF, cuda::rounded_x_bytes(3, k));
+      const std::unique_ptr<Place> place = open(ways().front());
+      const MatView<const float> there{place->input(x.view().data, static_cast<size_t>(2 * x.view().stride + k), "x"), 3, k, x.view().stride};
+      Line* const to_there = place->output(to, "rounded x");
+      REQUIRE(place->run([&](void* stream) { return cuda::round_x(there, dtype, to_there, stream); }) == 0);
+      for (int64_t t = 0; t < 3; ++t)
+        for (size_t i = 0; i < padded; ++i) {
+          std::byte want[4] = {};
+          if (static_cast<int64_t>(i) < k) store_element(dtype, want, 0, x.view().row(t)[i]);
+          CHECK(std::memcmp(to[static_cast<size_t>(t) * padded / 8 + i / 8].values + i % 8, want, 2) == 0);
+        }
     }
 }
 
 TEST_CASE("linear on a card refuses what it cannot take", "[cuda]") {
   LinearProblem p(DType::f16, 20, 8, 64, Integers{Random(1)});
-  p.run({}, [&](emu::Session&, LinearArgs args) {
-    CHECK_FAULT(cuda::linear(card_of(90), {.args = args}, nullptr), Fault::internal, "workspace of 0 bytes, 2560 needed");
+  p.run(ways().front(), 0, [&](LinearArgs args, std::span<std::byte>, void* stream) {
+    CHECK_FAULT(cuda::linear(card_of(90), {.args = args}, stream), Fault::internal, "workspace of 0 bytes, 2560 needed");
     RowBlock block = args.w.blocks[0];
     block.data += 2;
     args.w.blocks = {&block, 1};
-    CHECK_FAULT(cuda::linear(card_of(90), {.args = args}, nullptr), Fault::internal, "row block of row 0 is not 16-byte aligned");
+    CHECK_FAULT(cuda::linear(card_of(90), {.args = args}, stream), Fault::internal, "row block of row 0 is not 16-byte aligned");
     return 0;
   });
 }

@@ -6,7 +6,8 @@
 #include <functional>
 #include <limits>
 
-#include "cuda/schedules.h"
+#include "cuda/attention_case.h"
+#include "cuda/place.h"
 #include "flexgen/engine/softmax.h"
 #include "flexgen/tensor/half.h"
 #include "kernels/cuda/api/argmax.h"
@@ -59,7 +60,7 @@ float rounded(DType dtype, float f) {
 TEST_CASE("CUDA layer_norm and rms_norm have the contract's bits, with the residual's sum and the rounded copy", "[cuda]") {
   Random random(31);
   for (int32_t cols : {1, 15, 16, 17, 64, 255, 256, 257, 768, 1027})
-    under_schedules([&](emu::Session& session) {
+    each_way([&](Place& place) {
       const int32_t rows = static_cast<int32_t>(random.between(1, 3));
       const bool rms = random.below(2) != 0, with_residual = random.below(2) != 0, affine = random.below(4) != 0;
       const DType type = random.below(2) ? DType::f16 : DType::bf16;
@@ -85,21 +86,20 @@ TEST_CASE("CUDA layer_norm and rms_norm have the contract's bits, with the resid
         }
       }
       cuda::NormArguments a;
-      a.x = x.data(), a.residual = with_residual ? residual.data() : nullptr;
-      a.gamma = affine ? gamma.data() : nullptr, a.beta = affine ? beta.data() : nullptr;
-      a.sum = sum.data(), a.y = y.data(), a.rounded = small.data(), a.rounded_type = type;
+      float* const x_there = place.output(x, "x");
+      a.x = x_there, a.residual = with_residual ? place.input(residual, "residual") : nullptr;
+      a.gamma = affine ? place.input(gamma, "gamma") : nullptr, a.beta = affine ? place.input(beta, "beta") : nullptr;
+      a.sum = place.output(sum, "sum"), a.y = place.output(y, "y"), a.rounded = place.output(small, "rounded"), a.rounded_type = type;
       a.x_stride = a.residual_stride = a.sum_stride = a.y_stride = a.rounded_stride = stride;
       a.rows = rows, a.cols = cols, a.rms = rms;
-      for (const auto& v : {std::cref(x), std::cref(residual), std::cref(gamma), std::cref(beta), std::cref(sum), std::cref(y)}) session.add(v.get());
-      session.add(small);
-      REQUIRE(cuda::layer_norm(a, nullptr) == 0);
+      REQUIRE(place.run([&](void* stream) { return cuda::layer_norm(a, stream); }) == 0);
       CHECK(bit_difference(sum, want_sum) == "");
       CHECK(bit_difference(y, want_y) == "");
       CHECK(bit_difference(decoded(type, small), want_small) == "");
       // in place, nothing else asked for
-      a.sum = nullptr, a.rounded = nullptr, a.y = x.data();
+      a.sum = nullptr, a.rounded = nullptr, a.y = x_there;
       const std::vector<float> before = x;
-      REQUIRE(cuda::layer_norm(a, nullptr) == 0);
+      REQUIRE(place.run([&](void* stream) { return cuda::layer_norm(a, stream); }) == 0);
       for (size_t i = 0; i < x.size(); ++i) want_y[i] = i % static_cast<size_t>(stride) < e ? want_y[i] : before[i];
       CHECK(bit_difference(x, want_y) == "");
     });
@@ -109,16 +109,16 @@ TEST_CASE("CUDA embed adds rows of tables in pieces, positions in the same pass"
   Random random(32);
   for (DType dtype : {DType::f32, DType::f16, DType::bf16})
     for (int32_t width : {1, 4, 6, 64, 516, 1000})
-      under_schedules([&](emu::Session& session) {
+      each_way([&](Place& place) {
         const int32_t rows = 11, n_tok = static_cast<int32_t>(random.between(1, 6));
         CAPTURE(name(dtype), width, n_tok);
         BlockedWeight tokens(dtype, rows, width, random), positions(dtype, rows, width, random);
         const auto blocks = [&](BlockedWeight& w, const std::vector<int64_t>& pieces) {
           cuda::RowBlocks b;
           for (const RowBlock& block : w.cut(pieces).blocks) {
-            b.range[b.n] = {block.data, b.rows, static_cast<int32_t>(block.first_row)};
+            const std::byte* const there = place.input(block.data, static_cast<size_t>(block.rows * width) * size_of(dtype), "rows");
+            b.range[b.n] = {there, b.rows, static_cast<int32_t>(block.first_row)};
             b.rows += static_cast<int32_t>(block.rows), ++b.n;
-            session.add(block.data, static_cast<size_t>(block.rows * width) * size_of(dtype), "rows");
           }
           return b;
         };
@@ -140,24 +140,22 @@ TEST_CASE("CUDA embed adds rows of tables in pieces, positions in the same pass"
             w = a.accumulate ? w + tokens.at(ids[static_cast<size_t>(t)], c) : tokens.at(ids[static_cast<size_t>(t)], c);
             if (with_positions) w += positions.at(position_ids[static_cast<size_t>(t)], c);
           }
-        session.add(ids), session.add(position_ids), session.add(y);
-        a.ids = ids.data(), a.position_ids = with_positions ? position_ids.data() : nullptr, a.dtype = dtype;
-        a.y = y.data(), a.y_stride = stride, a.n_tok = n_tok, a.width = width;
-        REQUIRE(cuda::embed(a, nullptr) == 0);
+        a.ids = place.input(ids, "ids"), a.position_ids = with_positions ? place.input(position_ids, "position ids") : nullptr, a.dtype = dtype;
+        a.y = place.output(y, "y"), a.y_stride = stride, a.n_tok = n_tok, a.width = width;
+        REQUIRE(place.run([&](void* stream) { return cuda::embed(a, stream); }) == 0);
         CHECK(bit_difference(y, want) == "");
       });
 }
 
 TEST_CASE("CUDA embed without ids copies gathered rows", "[cuda]") {
   Random random(33);
-  under_schedules([&](emu::Session& session) {
+  each_way([&](Place& place) {
     const std::vector<float> rows = values(5 * 24, random);
     std::vector<float> y(rows.size(), GuardedMatrix::sentinel());
-    session.add(rows), session.add(y);
     cuda::EmbedArguments a;
-    a.tokens.range[0] = {rows.data(), 0, 0}, a.tokens.n = 1, a.tokens.rows = 5;
-    a.dtype = DType::f32, a.y = y.data(), a.y_stride = 24, a.n_tok = 5, a.width = 24;
-    REQUIRE(cuda::embed(a, nullptr) == 0);
+    a.tokens.range[0] = {place.input(rows, "rows"), 0, 0}, a.tokens.n = 1, a.tokens.rows = 5;
+    a.dtype = DType::f32, a.y = place.output(y, "y"), a.y_stride = 24, a.n_tok = 5, a.width = 24;
+    REQUIRE(place.run([&](void* stream) { return cuda::embed(a, stream); }) == 0);
     CHECK(bit_difference(y, rows) == "");
   });
 }
@@ -167,13 +165,12 @@ TEST_CASE("CUDA kv_append stores ragged spans into pages anywhere, as the CPU do
   struct Shape { int64_t heads, d, page; };
   for (DType dtype : {DType::f16, DType::f32})
     for (const Shape& s : {Shape{2, 64, 32}, Shape{3, 80, 64}, Shape{1, 5, 32}, Shape{2, 128, 96}})
-      under_schedules([&](emu::Session& session) {
+      each_way([&](Place& place) {
         CAPTURE(name(dtype), s.heads, s.d, s.page);
         const KvLayout layout{dtype, s.heads, s.d, s.page};
         struct Part { int64_t first, n_tok; };
         const Part parts[] = {{0, 1}, {31, 2}, {s.page - 1, 5}, {random.below(70), random.between(1, 40)}};
         std::vector<PagedCache> want, got;
-        std::vector<KvSpan> spans, device_spans;
         std::vector<cuda::PagedSpan> paged;
         int64_t rows = 0;
         int32_t max_tok = 0;
@@ -186,13 +183,7 @@ TEST_CASE("CUDA kv_append stores ragged spans into pages anywhere, as the CPU do
         rows = 0;
         for (size_t i = 0; i < want.size(); ++i) {
           const KvSpan span = got[i].span(rows, parts[i].n_tok, parts[i].first), host = want[i].span(rows, parts[i].n_tok, parts[i].first);
-          const int64_t pages = (parts[i].first + parts[i].n_tok + s.page - 1) / s.page;
-          for (auto* table : {span.k_pages, span.v_pages}) {
-            session.add(table, static_cast<size_t>(pages) * sizeof(void*), "page table");
-            for (int64_t p = 0; p < pages; ++p) session.add(table[p], layout.page_bytes(), "page");
-          }
-          paged.push_back({span.first_position, static_cast<int32_t>(span.first_row), static_cast<int32_t>(span.n_tok),
-                           reinterpret_cast<void* const*>(span.k_pages), reinterpret_cast<void* const*>(span.v_pages)});
+          paged.push_back(span_there(place, layout, span, parts[i].first + parts[i].n_tok, true));
           for (int64_t t = 0; t < host.n_tok; ++t)
             for (int64_t h = 0; h < s.heads; ++h)
               for (int64_t d = 0; d < s.d; ++d) {
@@ -204,12 +195,11 @@ TEST_CASE("CUDA kv_append stores ragged spans into pages anywhere, as the CPU do
               }
           rows += parts[i].n_tok;
         }
-        session.add(k), session.add(v), session.add(paged);
         cuda::KvAppendArguments a;
-        a.k = k.data(), a.v = v.data(), a.k_stride = a.v_stride = stride;
+        a.k = place.input(k, "k"), a.v = place.input(v, "v"), a.k_stride = a.v_stride = stride;
         a.layout = {dtype, static_cast<int32_t>(s.heads), static_cast<int32_t>(s.d), static_cast<int32_t>(s.page)};
-        a.spans = paged.data(), a.n_spans = static_cast<int32_t>(paged.size()), a.max_tok = max_tok;
-        REQUIRE(cuda::kv_append(a, nullptr) == 0);
+        a.spans = place.input(paged, "spans"), a.n_spans = static_cast<int32_t>(paged.size()), a.max_tok = max_tok;
+        REQUIRE(place.run([&](void* stream) { return cuda::kv_append(a, stream); }) == 0);
         for (size_t i = 0; i < want.size(); ++i) CHECK(got[i] == want[i]);
       });
 }
@@ -217,7 +207,7 @@ TEST_CASE("CUDA kv_append stores ragged spans into pages anywhere, as the CPU do
 TEST_CASE("CUDA kv_append turns keys by their position, values not", "[cuda]") {
   // D = 6, of which 4 turn; angles of position p: pair i has cos = p + i, sin = 10 p - i: no rotation, but told apart
   for (bool neighbours : {false, true})
-    under_schedules([&](emu::Session& session) {
+    each_way([&](Place& place) {
       const KvLayout layout{DType::f32, 1, 6, 32};
       PagedCache cache(layout, 3);
       const KvSpan span = cache.span(0, 1, 2);
@@ -225,14 +215,11 @@ TEST_CASE("CUDA kv_append turns keys by their position, values not", "[cuda]") {
       std::vector<float> table;
       for (int p = 0; p < 3; ++p)
         for (int i = 0; i < 2; ++i) table.push_back(static_cast<float>(p + i)), table.push_back(static_cast<float>(10 * p - i));
-      const std::vector<cuda::PagedSpan> paged{{2, 0, 1, reinterpret_cast<void* const*>(span.k_pages), reinterpret_cast<void* const*>(span.v_pages)}};
-      session.add(k), session.add(v), session.add(table), session.add(paged);
-      for (auto* t : {span.k_pages, span.v_pages}) session.add(t, sizeof(void*), "page table"), session.add(t[0], layout.page_bytes(), "page");
       cuda::KvAppendArguments a;
-      a.k = k.data(), a.v = v.data(), a.k_stride = a.v_stride = 6, a.layout = {DType::f32, 1, 6, 32};
-      a.rotary = {table.data(), 4, neighbours};
-      a.spans = paged.data(), a.n_spans = 1, a.max_tok = 1;
-      REQUIRE(cuda::kv_append(a, nullptr) == 0);
+      a.k = place.input(k, "k"), a.v = place.input(v, "v"), a.k_stride = a.v_stride = 6, a.layout = {DType::f32, 1, 6, 32};
+      a.rotary = {place.input(table, "angles"), 4, neighbours};
+      a.spans = place.keep(std::vector{span_there(place, layout, span, 3, true)}, "spans"), a.n_spans = 1, a.max_tok = 1;
+      REQUIRE(place.run([&](void* stream) { return cuda::kv_append(a, stream); }) == 0);
       const float* const stored = reinterpret_cast<const float*>(span.k_pages[0]) + 2 * 6;
       // pair 0: cos 2, sin 20; pair 1: cos 3, sin 19
       const std::vector<float> halves{1 * 2 - 3 * 20, 2 * 3 - 4 * 19, 3 * 2 + 1 * 20, 4 * 3 + 2 * 19, 5, 6};
@@ -247,7 +234,7 @@ TEST_CASE("CUDA argmax is the sampler's: the lowest of equal ids, -0 equals 0, w
   Random random(35);
   constexpr float kInf = std::numeric_limits<float>::infinity();
   for (int32_t vocabulary : {1, 2, 31, 511, 512, 513, 3000})
-    under_schedules([&](emu::Session& session) {
+    each_way([&](Place& place) {
       CAPTURE(vocabulary);
       const auto n = static_cast<size_t>(vocabulary), stride = n + 3;
       std::vector<std::vector<float>> rows;
@@ -267,8 +254,9 @@ TEST_CASE("CUDA argmax is the sampler's: the lowest of equal ids, -0 equals 0, w
       std::vector<float> logits(rows.size() * stride, kInf);
       for (size_t r = 0; r < rows.size(); ++r) std::copy(rows[r].begin(), rows[r].end(), logits.begin() + static_cast<ptrdiff_t>(r * stride));
       std::vector<int32_t> ids(rows.size(), 99999);
-      session.add(logits), session.add(ids);
-      REQUIRE(cuda::argmax({logits.data(), static_cast<int64_t>(stride), ids.data(), static_cast<int32_t>(rows.size()), vocabulary}, nullptr) == 0);
+      const cuda::ArgmaxArguments a{place.input(logits, "logits"), static_cast<int64_t>(stride), place.output(ids, "ids"),
+                                    static_cast<int32_t>(rows.size()), vocabulary};
+      REQUIRE(place.run([&](void* stream) { return cuda::argmax(a, stream); }) == 0);
       CHECK(ids == want);
     });
 }
