@@ -129,6 +129,13 @@ void attention_of(const AttentionTask& a) {
     }
     state[r * kLanes] = -__builtin_inff();
     state[r * kLanes + 1] = 0;
+    if (a.before) {
+      const AttentionPartials& b = *a.before;
+      const int64_t row = a.before_row + r / a.group, head = a.first_head + r % a.group;
+      for (int64_t e = 0; e < d; e += kLanes) load_upto<V>(b.o.data + row * b.o.stride + head * d + e, d - e).store(o + r * width + e);
+      state[r * kLanes] = b.maximum.data[row * b.maximum.stride + head];
+      state[r * kLanes + 1] = b.sum.data[row * b.sum.stride + head];
+    }
   }
   constexpr int64_t kSize = sizeof(Element);
   // One or two rows read the cache once, as it is, and ask for the next block meanwhile. With more rows a block is converted once;
@@ -183,6 +190,34 @@ template <class V>
 void attention(const AttentionTask& a) {
   if (a.dtype == DType::f16) return attention_of<V, f16_t>(a);
   attention_of<V, float>(a);
+}
+
+// The running state is the first part's, o in y
+template <class V>
+void merge_parts(const MergeTask& a) {
+  const int64_t d = a.head_dim;
+  for (int64_t head = 0; head < a.n_heads; ++head) {
+    float* const y = a.y + head * d;
+    float maximum = 0, sum[kLanes] = {};  // one used
+    for (int64_t i = 0; i < a.n_parts; ++i) {
+      const AttentionPartials& part = a.parts[i];
+      const float* const o = part.o.data + a.token * part.o.stride + head * d;
+      const float m = part.maximum.data[a.token * part.maximum.stride + head], l = part.sum.data[a.token * part.sum.stride + head];
+      if (i == 0) {
+        for (int64_t e = 0; e < d; e += kLanes) store_upto(load_upto<V>(o + e, d - e), y + e, d - e);
+        maximum = m;
+        sum[0] = l;
+        continue;
+      }
+      if (m == -__builtin_inff() && l == 0) continue;  // no position: -infinity less -infinity is not a number
+      const float larger = maximum < m ? m : maximum;
+      const V before = math::exp(V{maximum - larger}), now = math::exp(V{m - larger});
+      maximum = larger;
+      fma(V{l}, now, V{sum[0]} * before).store(sum);
+      for (int64_t e = 0; e < d; e += kLanes) store_upto(fma(load_upto<V>(o + e, d - e), now, load_upto<V>(y + e, d - e) * before), y + e, d - e);
+    }
+    for (int64_t e = 0; e < d; e += kLanes) store_upto(load_upto<V>(y + e, d - e) / V{sum[0]}, y + e, d - e);
+  }
 }
 
 }  // namespace flexgen::cpu

@@ -170,9 +170,15 @@ void run_attention(const Kernels& kernels, MatView<const float> q, int64_t n_hea
 }  // namespace
 
 void attention(const Kernels& kernels, const AttentionArgs& a, Queue queue) {
-  run_attention(kernels, a.q, a.n_heads, a.scale, a.layout, a.spans, queue, [&](AttentionTask& t, int64_t row, int64_t head, size_t) {
+  run_attention(kernels, a.q, a.n_heads, a.scale, a.layout, a.spans, queue, [&](AttentionTask& t, int64_t row, int64_t head, size_t span) {
     t.y = a.y.row(row) + head * a.layout.head_dim;
     t.y_stride = a.y.stride;
+    t.before = a.before;
+    t.before_row = row;
+    t.first_head = head;
+    if (a.ranges.empty()) return;
+    t.begin = a.ranges[span].begin;
+    t.end = std::min(t.end, a.ranges[span].end);
   });
 }
 
@@ -185,6 +191,12 @@ void attention_partial(const Kernels& kernels, const AttentionPartialArgs& a, Qu
     t.state_stride = a.maximum.stride;
     t.begin = a.ranges[span].begin;
     t.end = std::min(t.end, a.ranges[span].end);
+  });
+}
+
+void attention_merge(const Kernels& kernels, const AttentionMergeArgs& a, Queue queue) {
+  for_rows(*queue.pool, a.y.rows, a.y.cols * static_cast<int64_t>((a.parts.size() + 1) * sizeof(float)), [&](int64_t t) {
+    kernels.merge_parts({a.parts.data(), static_cast<int64_t>(a.parts.size()), t, a.n_heads, a.head_dim, a.y.row(t)});
   });
 }
 

@@ -17,6 +17,7 @@ void embed(const Kernels& kernels, const EmbedArgs& a, Queue queue);
 void kv_append(const Kernels& kernels, const KvAppendArgs& a, Queue queue);
 void attention(const Kernels& kernels, const AttentionArgs& a, Queue queue);
 void attention_partial(const Kernels& kernels, const AttentionPartialArgs& a, Queue queue);
+void attention_merge(const Kernels& kernels, const AttentionMergeArgs& a, Queue queue);
 
 // K is an object with linkage whose value is read at the call, never during static initialisation
 template <const Kernels& K>
@@ -27,7 +28,8 @@ constexpr Backend make_backend(std::string_view name) {
           [](const EmbedArgs& a, Queue q) { embed(K, a, q); },
           [](const KvAppendArgs& a, Queue q) { kv_append(K, a, q); },
           [](const AttentionArgs& a, Queue q) { attention(K, a, q); },
-          [](const AttentionPartialArgs& a, Queue q) { attention_partial(K, a, q); }};
+          [](const AttentionPartialArgs& a, Queue q) { attention_partial(K, a, q); },
+          [](const AttentionMergeArgs& a, Queue q) { attention_merge(K, a, q); }};
 }
 
 }  // namespace flexgen::cpu

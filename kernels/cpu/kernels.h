@@ -49,6 +49,9 @@ constexpr size_t linear_scratch(int64_t n_tok) {
 struct AttentionTask {
   const float* q = nullptr;     // row of the first token, first of the group's heads
   int64_t q_stride = 0;         // between tokens
+  const AttentionPartials* before = nullptr;  // what was seen in front of `begin`, or null: row `before_row`, from head `first_head` on
+  int64_t before_row = 0;       // of the first token
+  int64_t first_head = 0;
   float* y = nullptr;           // o not divided, where a part is asked for
   int64_t y_stride = 0;
   float* maximum = nullptr;     // a part: [n_tok, group], state_stride between tokens; null: everything, divided
@@ -75,6 +78,16 @@ constexpr size_t attention_scratch(int64_t rows, int64_t head_dim) {
   return static_cast<size_t>(rows * (2 * width + kAttentionBlock + kLanes) + 2 * kAttentionBlock * width) * sizeof(float);
 }
 
+// Parts of one token
+struct MergeTask {
+  const AttentionPartials* parts = nullptr;
+  int64_t n_parts = 0;          // at least 1
+  int64_t token = 0;            // row of the parts
+  int64_t n_heads = 0;
+  int64_t head_dim = 0;
+  float* y = nullptr;           // [n_heads, head_dim]
+};
+
 struct Kernels {
   void (*pack_row)(const float* x, int64_t k, float* packed, int64_t block_stride);  // one token
   void (*linear_tile)(const LinearTask&);
@@ -83,6 +96,7 @@ struct Kernels {
   void (*load_row)(DType dtype, const std::byte* from, float* to, int64_t n, bool accumulate);
   void (*store_row)(DType dtype, const float* from, std::byte* to, int64_t n);       // f32 or f16
   void (*attention)(const AttentionTask&);
+  void (*merge_parts)(const MergeTask&);
 };
 
 // Defined in the files of the instruction sets that this build has

@@ -3,7 +3,8 @@
 // may come from different devices; merged in the order of their positions they give what attention over all of them gives.
 //
 // Bits: parts of one block of kAttentionBlock positions each, merged one by one, are the contract's `attention` (ops/ops.h), and so is
-// any first part followed by parts of one block each. Longer later parts round differently, by less than 1e-6 of the values' size.
+// any first part followed by parts of one block each, or as `before` of attention. Longer later parts round differently, by less than
+// 1e-6 of the values' size.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,7 @@
 
 #include "flexgen/base/error.h"
 #include "flexgen/ops/math.h"
-#include "flexgen/tensor/view.h"
+#include "flexgen/ops/ops.h"
 
 namespace flexgen {
 
@@ -45,27 +46,20 @@ inline void finish(const AttentionPartial& sofar, int64_t head_dim, float* y) {
   for (int64_t d = 0; d < head_dim; ++d) y[d] = sofar.o[d] / *sofar.sum;
 }
 
-// The same for all tokens and heads of a batch: o [T, H*D], maximum and sum [T, H]
-struct AttentionPartials {
-  MatView<float> o;
-  MatView<float> maximum;
-  MatView<float> sum;
-
-  AttentionPartial at(int64_t token, int64_t head, int64_t head_dim) const {
-    return {o.row(token) + head * head_dim, maximum.row(token) + head, sum.row(token) + head};
-  }
-};
+inline AttentionPartial at(const AttentionPartials& p, int64_t token, int64_t head, int64_t head_dim) {
+  return {p.o.row(token) + head * head_dim, p.maximum.row(token) + head, p.sum.row(token) + head};
+}
 
 inline void merge(const AttentionPartials& sofar, const AttentionPartials& next, int64_t head_dim) {
   FG_CHECK(sofar.o.rows == next.o.rows && sofar.o.cols == next.o.cols && sofar.maximum.cols * head_dim == sofar.o.cols,
            "parts of {} x {} and {} x {}, {} heads of {}", sofar.o.rows, sofar.o.cols, next.o.rows, next.o.cols, sofar.maximum.cols, head_dim);
   for (int64_t t = 0; t < sofar.o.rows; ++t)
-    for (int64_t h = 0; h < sofar.maximum.cols; ++h) merge(sofar.at(t, h, head_dim), next.at(t, h, head_dim), head_dim);
+    for (int64_t h = 0; h < sofar.maximum.cols; ++h) merge(at(sofar, t, h, head_dim), at(next, t, h, head_dim), head_dim);
 }
 
 inline void finish(const AttentionPartials& sofar, int64_t head_dim, MatView<float> y) {
   for (int64_t t = 0; t < sofar.o.rows; ++t)
-    for (int64_t h = 0; h < sofar.maximum.cols; ++h) finish(sofar.at(t, h, head_dim), head_dim, y.row(t) + h * head_dim);
+    for (int64_t h = 0; h < sofar.maximum.cols; ++h) finish(at(sofar, t, h, head_dim), head_dim, y.row(t) + h * head_dim);
 }
 
 }  // namespace flexgen

@@ -25,6 +25,7 @@ struct Backend {
   void (*kv_append)(const KvAppendArgs&, Queue);
   void (*attention)(const AttentionArgs&, Queue);
   void (*attention_partial)(const AttentionPartialArgs&, Queue);
+  void (*attention_merge)(const AttentionMergeArgs&, Queue);
 };
 
 inline void linear(const Backend& b, const LinearArgs& a, Queue q) { check(a); b.linear(a, q); }
@@ -33,5 +34,6 @@ inline void embed(const Backend& b, const EmbedArgs& a, Queue q) { check(a); b.e
 inline void kv_append(const Backend& b, const KvAppendArgs& a, Queue q) { check(a); b.kv_append(a, q); }
 inline void attention(const Backend& b, const AttentionArgs& a, Queue q) { check(a); b.attention(a, q); }
 inline void attention_partial(const Backend& b, const AttentionPartialArgs& a, Queue q) { check(a); b.attention_partial(a, q); }
+inline void attention_merge(const Backend& b, const AttentionMergeArgs& a, Queue q) { check(a); b.attention_merge(a, q); }
 
 }  // namespace flexgen

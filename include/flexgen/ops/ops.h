@@ -56,6 +56,20 @@ struct EmbedArgs {
   bool accumulate = false;
 };
 
+// Positions [begin, end) of a sequence
+struct PositionRange {
+  int64_t begin = 0;                 // a multiple of kAttentionBlock
+  int64_t end = 0;                   // any; tokens see none behind themselves
+};
+
+// What queries have seen of some positions, per token and head (ops/attention_partial.h). Of no position: 0, -infinity, 0
+//   o = sum of exp(score - maximum) v;  maximum = max score;  sum = sum of exp(score - maximum)
+struct AttentionPartials {
+  MatView<float> o;                  // [T, H*D]
+  MatView<float> maximum;            // [T, H]
+  MatView<float> sum;                // [T, H], the stride of maximum
+};
+
 // The consecutive tokens of one sequence within a micro-batch, and that sequence's cache in one layer. Page i holds positions
 // [i*page_tokens, (i+1)*page_tokens) as [Hk, page_tokens, D] in the cache's number format.
 struct KvSpan {
@@ -88,7 +102,7 @@ struct KvAppendArgs {
 //   block:  m = max score;  p = exp(score - m);  l = sum over the 32 positions of p, 0 where not seen (sum over K above);
 //           o = fma(p, v, o) in position order from 0
 //   merge:  M = max(m_old, m);  a = exp(m_old - M);  b = exp(m - M);  l = fma(l, b, l_old * a);  o = fma(o, b, o_old * a);
-//           before the first block m_old is -infinity, l_old and o_old are 0
+//           before the first block m_old is -infinity, l_old and o_old are 0, or what `before` says
 //   y = o / l
 struct AttentionArgs {
   MatView<const float> q;            // [T, H*D]
@@ -97,18 +111,12 @@ struct AttentionArgs {
   float scale = 1;
   KvLayout layout;
   std::span<const KvSpan> spans;
+  std::span<const PositionRange> ranges;      // one for each span, of whose pages alone are read; empty: all positions
+  const AttentionPartials* before = nullptr;  // of the positions in front of the ranges, attended elsewhere, a row for each of q; or null
 };
 
-// Positions [begin, end) of a sequence
-struct PositionRange {
-  int64_t begin = 0;                 // a multiple of kAttentionBlock
-  int64_t end = 0;                   // any; tokens see none behind themselves
-};
-
-// Attention over a part of each span's positions, to be merged with the other parts (ops/attention_partial.h): of those that a token
-// sees, the blocks of its range merge as in `attention`, and what is left out is the division. Only the pages of the range are read.
-//   o = sum of exp(score - maximum) v;  maximum = max score;  sum = sum of exp(score - maximum)
-// A token that sees no position of its range has o = 0, maximum = -infinity, sum = 0.
+// Attention over a part of each span's positions, to be merged with the other parts: of those that a token sees, the blocks of its
+// range merge as in `attention`, and what is left out is the division. Only the pages of the range are read.
 struct AttentionPartialArgs {
   MatView<const float> q;            // [T, H*D]
   MatView<float> o;                  // [T, H*D]; must not overlap q
@@ -119,6 +127,15 @@ struct AttentionPartialArgs {
   KvLayout layout;
   std::span<const KvSpan> spans;
   std::span<const PositionRange> ranges;  // one for each span
+};
+
+// y of parts in the order of their positions: to the first one the others are merged as blocks are in `attention`, but for those of no
+// position, which change nothing; then divided.
+struct AttentionMergeArgs {
+  std::span<const AttentionPartials> parts;  // at least one; each has a row for every row of y
+  MatView<float> y;                          // [T, H*D]; must not overlap the parts
+  int64_t n_heads = 0;                       // H
+  int64_t head_dim = 0;                      // D
 };
 
 namespace detail {
@@ -142,6 +159,20 @@ inline void check_spans(const KvLayout& l, std::span<const KvSpan> spans, int64_
   for (const KvSpan& s : spans)
     FG_CHECK(s.first_row >= 0 && s.n_tok > 0 && s.first_row + s.n_tok <= rows && s.first_position >= 0 && s.k_pages && s.v_pages,
              "span of rows [{}, {}) of {}", s.first_row, s.first_row + s.n_tok, rows);
+}
+inline void check_ranges(std::span<const PositionRange> ranges, size_t n_spans) {
+  FG_CHECK(ranges.size() == n_spans, "{} ranges for {} spans", ranges.size(), n_spans);
+  for (const PositionRange& r : ranges)
+    FG_CHECK(r.begin >= 0 && r.begin % kAttentionBlock == 0 && r.begin <= r.end, "positions [{}, {})", r.begin, r.end);
+}
+inline void check_partials(const AttentionPartials& p, int64_t rows, int64_t n_heads, int64_t head_dim) {
+  check_view(p.o, "o");
+  check_view(p.maximum, "maximum");
+  check_view(p.sum, "sum");
+  FG_CHECK(p.o.rows == rows && p.o.cols == n_heads * head_dim, "o {} x {}, {} tokens, {} heads of {}", p.o.rows, p.o.cols, rows, n_heads, head_dim);
+  FG_CHECK(p.maximum.rows == rows && p.maximum.cols == n_heads && p.sum.rows == rows && p.sum.cols == n_heads && p.sum.stride == p.maximum.stride,
+           "maximum {} x {}, stride {}, sum {} x {}, stride {}, {} tokens, {} heads", p.maximum.rows, p.maximum.cols, p.maximum.stride, p.sum.rows,
+           p.sum.cols, p.sum.stride, rows, n_heads);
 }
 }  // namespace detail
 
@@ -181,18 +212,19 @@ inline void check(const AttentionArgs& a) {
   const int64_t width = a.n_heads * a.layout.head_dim;
   FG_CHECK(a.q.rows == a.y.rows && a.q.cols == width && a.y.cols == width, "q {} x {}, y {} x {}, width {}", a.q.rows, a.q.cols, a.y.rows, a.y.cols,
            width);
+  if (!a.ranges.empty()) detail::check_ranges(a.ranges, a.spans.size());
+  if (a.before) detail::check_partials(*a.before, a.q.rows, a.n_heads, a.layout.head_dim);
 }
 inline void check(const AttentionPartialArgs& a) {
   check(AttentionArgs{a.q, a.o, a.n_heads, a.scale, a.layout, a.spans});
-  detail::check_view(a.maximum, "maximum");
-  detail::check_view(a.sum, "sum");
-  FG_CHECK(a.maximum.rows == a.q.rows && a.maximum.cols == a.n_heads && a.sum.rows == a.q.rows && a.sum.cols == a.n_heads &&
-               a.sum.stride == a.maximum.stride,
-           "maximum {} x {}, stride {}, sum {} x {}, stride {}, {} tokens, {} heads", a.maximum.rows, a.maximum.cols, a.maximum.stride, a.sum.rows,
-           a.sum.cols, a.sum.stride, a.q.rows, a.n_heads);
-  FG_CHECK(a.ranges.size() == a.spans.size(), "{} ranges for {} spans", a.ranges.size(), a.spans.size());
-  for (const PositionRange& r : a.ranges)
-    FG_CHECK(r.begin >= 0 && r.begin % kAttentionBlock == 0 && r.begin <= r.end, "positions [{}, {})", r.begin, r.end);
+  detail::check_partials({a.o, a.maximum, a.sum}, a.q.rows, a.n_heads, a.layout.head_dim);
+  detail::check_ranges(a.ranges, a.spans.size());
+}
+inline void check(const AttentionMergeArgs& a) {
+  detail::check_view(a.y, "y");
+  FG_CHECK(!a.parts.empty() && a.n_heads > 0 && a.head_dim > 0 && a.y.cols == a.n_heads * a.head_dim, "{} parts, y {} x {}, {} heads of {}",
+           a.parts.size(), a.y.rows, a.y.cols, a.n_heads, a.head_dim);
+  for (const AttentionPartials& p : a.parts) detail::check_partials(p, a.y.rows, a.n_heads, a.head_dim);
 }
 
 }  // namespace flexgen

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// References of kv_append, attention and attention_partial: the softmax over all positions at once, in double.
+// References of kv_append, attention, its parts and their merge: the softmax over all positions at once, in double.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "flexgen/ops/backend.h"
@@ -59,16 +60,45 @@ inline SeenPositions attend(const KvLayout& l, const KvSpan& s, const float* q, 
   return r;
 }
 
+// What a part says of one token and head
+inline SeenPositions seen_in(const AttentionPartials& p, int64_t row, int64_t head, int64_t head_dim) {
+  SeenPositions r;
+  r.o.assign(p.o.row(row) + head * head_dim, p.o.row(row) + (head + 1) * head_dim);
+  r.maximum = static_cast<double>(p.maximum.row(row)[head]);
+  r.sum = static_cast<double>(p.sum.row(row)[head]);
+  return r;
+}
+
+inline void add_seen(SeenPositions& sofar, const SeenPositions& next) {
+  if (std::isinf(next.maximum) && next.sum == 0) return;
+  const double larger = std::max(sofar.maximum, next.maximum), a = std::exp(sofar.maximum - larger), b = std::exp(next.maximum - larger);
+  sofar.maximum = larger;
+  sofar.sum = sofar.sum * a + next.sum * b;
+  for (size_t d = 0; d < sofar.o.size(); ++d) sofar.o[d] = sofar.o[d] * a + next.o[d] * b;
+}
+
+inline void divide(const SeenPositions& r, float* y) {
+  for (const double o : r.o) *y++ = static_cast<float>(o / r.sum);
+}
+
 inline void attention(const AttentionArgs& a, Queue) {
   const KvLayout& l = a.layout;
-  for (const KvSpan& s : a.spans)
+  for (size_t n = 0; n < a.spans.size(); ++n) {
+    const KvSpan& s = a.spans[n];
+    const PositionRange range = a.ranges.empty() ? PositionRange{0, s.first_position + s.n_tok} : a.ranges[n];
     for (int64_t i = 0; i < s.n_tok; ++i)
       for (int64_t h = 0; h < a.n_heads; ++h) {
-        const SeenPositions r =
-            attend(l, s, a.q.row(s.first_row + i) + h * l.head_dim, h / (a.n_heads / l.n_heads), a.scale, 0, s.first_position + i + 1);
-        for (int64_t d = 0; d < l.head_dim; ++d)
-          a.y.row(s.first_row + i)[h * l.head_dim + d] = static_cast<float>(r.o[static_cast<size_t>(d)] / r.sum);
+        const int64_t row = s.first_row + i;
+        SeenPositions r = attend(l, s, a.q.row(row) + h * l.head_dim, h / (a.n_heads / l.n_heads), a.scale, range.begin,
+                                 std::min(range.end, s.first_position + i + 1));
+        if (a.before) {
+          const SeenPositions here = std::move(r);
+          r = seen_in(*a.before, row, h, l.head_dim);
+          add_seen(r, here);
+        }
+        divide(r, a.y.row(row) + h * l.head_dim);
       }
+  }
 }
 
 inline void attention_partial(const AttentionPartialArgs& a, Queue) {
@@ -85,6 +115,15 @@ inline void attention_partial(const AttentionPartialArgs& a, Queue) {
         a.sum.row(row)[h] = static_cast<float>(r.sum);
       }
   }
+}
+
+inline void attention_merge(const AttentionMergeArgs& a, Queue) {
+  for (int64_t t = 0; t < a.y.rows; ++t)
+    for (int64_t h = 0; h < a.n_heads; ++h) {
+      SeenPositions r = seen_in(a.parts.front(), t, h, a.head_dim);
+      for (const AttentionPartials& p : a.parts.subspan(1)) add_seen(r, seen_in(p, t, h, a.head_dim));
+      divide(r, a.y.row(t) + h * a.head_dim);
+    }
 }
 
 }  // namespace flexgen::ref

@@ -9,6 +9,6 @@
 
 namespace flexgen::ref {
 
-inline constexpr Backend kBackend{"ref", &linear, &layer_norm, &embed, &kv_append, &attention, &attention_partial};
+inline constexpr Backend kBackend{"ref", &linear, &layer_norm, &embed, &kv_append, &attention, &attention_partial, &attention_merge};
 
 }  // namespace flexgen::ref
