@@ -71,10 +71,10 @@ function(flexgen_add_cuda_library)
   target_include_directories(flexgen_cuda_kernels PRIVATE ${CMAKE_SOURCE_DIR} ${CMAKE_SOURCE_DIR}/include)
   target_compile_options(flexgen_cuda_kernels PRIVATE ${FLEXGEN_NVCC_OPTIONS} -Xcompiler=-Wall,-Wextra
     $<$<BOOL:${FLEXGEN_WERROR}>:-Werror=all-warnings>)
-  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/api/*.cc)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/api/*.cc ${CMAKE_SOURCE_DIR}/kernels/cuda/runtime/*.cc)
   add_library(flexgen_cuda STATIC ${sources} $<TARGET_OBJECTS:flexgen_cuda_kernels>)
   target_include_directories(flexgen_cuda PUBLIC ${CMAKE_SOURCE_DIR})
-  target_link_libraries(flexgen_cuda PUBLIC flexgen_core CUDA::cudart_static PRIVATE flexgen_dev)
+  target_link_libraries(flexgen_cuda PUBLIC flexgen_core CUDA::cudart_static ${CMAKE_DL_LIBS} PRIVATE flexgen_dev)
 endfunction()
 
 # Target check_ptxas: compiles every kernel for three kinds of cards and compares what ptxas says with kernels/cuda/registers.txt.
