@@ -94,11 +94,12 @@ TEST_CASE("a cache on disk waits for room as one in memory does, and changes no 
   for (const double share : {0.0, 0.5}) {
     CAPTURE(share);
     // two of the five sequences at a time
-    const KvRequirement r = kv_requirement({g.model().n_layers, layout, 2, 64, 2, 16, share, true, 0});
+    const KvDemand demand{g.model().n_layers, layout, 2, 64, 2, 16, share, true, 0};
+    const KvRequirement r = kv_requirement(demand);
     const Fd file = testing::spill_file(r.disk_bytes());
     testing::FakeIoEngine io;
     EngineOptions o;
-    o.kv = KvOptions::planned(g.model().n_layers, layout, r, share, true);
+    o.kv = KvOptions::planned(demand, r);
     o.kv->io = &io;
     o.kv->spill_fd = file.get();
     o.gpu_batch_size = 2;

@@ -157,7 +157,8 @@ TEST_CASE("whichever request fails, once or for ever: what the run had done is w
   const StreamedModel model(small_shape());
   const WeightPlacement none = WeightPlacement::of_share(model.file(), model.program(), 0);
   const KvLayout layout{DType::f16, model.model().n_kv_heads, model.model().head_dim, kAttentionBlock};
-  const KvRequirement r = kv_requirement({model.model().n_layers, layout, 4, kLongest, 1, kLongest, 0, true});
+  const KvDemand demand{model.model().n_layers, layout, 4, kLongest, 1, kLongest, 0, true};
+  const KvRequirement r = kv_requirement(demand);
   const Fd cache = testing::spill_file(r.disk_bytes()), hidden = testing::spill_file(1_MiB);
   ThreadPool pool(1);
   struct Result {
@@ -172,7 +173,7 @@ TEST_CASE("whichever request fails, once or for ever: what the run had done is w
         OwnWeights weights(model, none, 8, kLongest, io, pool, {.verify = Verify::always});
         EngineOptions o;
         o.gpu_batch_size = 1;
-        o.kv = KvOptions::planned(model.model().n_layers, layout, r, 0, true);
+        o.kv = KvOptions::planned(demand, r);
         o.kv->io = &io;
         o.kv->spill_fd = cache.get();
         o.kv->spill_name = "/spill/cache";

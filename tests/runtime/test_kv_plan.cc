@@ -77,6 +77,31 @@ TEST_CASE("what memory does not hold lies on disk, and passes through frames", "
   CHECK_FAULT(kv_requirement(KvDemand{}), Fault::internal, "0 layers");
 }
 
+TEST_CASE("with a device, slots are in host memory and on disk", "[runtime]") {
+  const size_t full = 2 * 32 * 128 * 5;
+  for (const double device : {0.0, 0.2, 0.5})
+    for (const double host : {0.0, 0.1, 0.3, 0.5}) {
+      CAPTURE(device, host);
+      KvDemand d = demand(device);
+      d.host_share = host;
+      const KvRequirement r = kv_requirement(d), two = kv_requirement(demand(device));
+      CHECK(std::abs(static_cast<double>(r.host_pages) - host * full) < 1);
+      CHECK(std::abs(static_cast<double>(r.disk_pages) - (1 - device - host) * full) < 1);
+      CHECK(r.memory_pages + r.unfilled_pages + r.host_pages + r.disk_pages >= full);
+      CHECK(r.host_bytes() == r.host_pages * r.frame_bytes);
+      CHECK(r.host_offset() == r.disk_bytes());
+      CHECK(r.memory_pages == two.memory_pages);
+      CHECK(r.staging_in == two.staging_in);  // wherever pages come from
+      CHECK(r.staging_out == two.staging_out);
+    }
+  KvDemand no_disk = demand(0.1);
+  no_disk.host_share = 0.9;
+  CHECK(kv_requirement(no_disk).disk_pages == 0);
+  CHECK(kv_requirement(no_disk).staging_in > 0);
+  no_disk.host_share = 0.95;
+  CHECK_FAULT(kv_requirement(no_disk), Fault::internal, "shares of 0.1 and 0.95");
+}
+
 TEST_CASE("pages are large enough for a disk and small beside the sequence", "[runtime]") {
   CHECK(choose_page_tokens(DType::f16, 32, 128, 160, true) == 32);      // 8 KiB a token
   CHECK(choose_page_tokens(DType::f16, 12, 64, 2048, true) == 192);     // 1.5 KiB a token: 288 KiB

@@ -186,9 +186,10 @@ TEST_CASE("logits have the same bits wherever the cache lies", "[runtime]") {
     const Setting& s = settings[i];
     CAPTURE(i);
     const KvLayout layout{DType::f32, g.model().n_kv_heads, g.model().head_dim, s.page_tokens};
-    const KvRequirement r = kv_requirement({g.model().n_layers, layout, static_cast<int64_t>(sequences.size()), longest, s.shape.max_spans,
-                                            s.shape.max_tokens, s.share, s.overlap, 0});
-    KvOptions o = KvOptions::planned(g.model().n_layers, layout, r, s.share, s.overlap);
+    const KvDemand demand{g.model().n_layers, layout, static_cast<int64_t>(sequences.size()), longest, s.shape.max_spans, s.shape.max_tokens,
+                          s.share, s.overlap, 0};
+    const KvRequirement r = kv_requirement(demand);
+    KvOptions o = KvOptions::planned(demand, r);
     if (s.smallest) {
       o.frames -= o.staging_frames - r.smallest_staging_in;
       o.staging_frames = r.smallest_staging_in;

@@ -70,7 +70,7 @@ class Offload {
   }
 
   KvOptions kv_options() const {
-    KvOptions o = KvOptions::planned(plan_.kv_demand.n_layers, plan_.kv_demand.layout, plan_.kv, plan_.kv_demand.memory_share, policy_.overlap);
+    KvOptions o = KvOptions::planned(plan_.kv_demand, plan_.kv);
     o.memory = kv_;
     o.pool = &pool_;
     o.trace = trace_;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory of the KV cache: frames of one page each, cut from a region that was handed in, or from chunks that are mapped as they are needed.
+// Nothing here touches what lies in them: they may be a device's.
 #pragma once
 
 #include <algorithm>
@@ -20,13 +21,13 @@ class KvFrames {
   using Frame = uint32_t;
   static constexpr Frame kNone = ~Frame{0};
 
-  // frame_bytes: a multiple of 4 KiB. memory: at least max frames, and outlives this; empty: mapped here
-  KvFrames(size_t frame_bytes, size_t max, std::span<std::byte> memory = {})
+  // frame_bytes: a multiple of 4 KiB. memory: at least max frames, at a multiple of `alignment`, and outlives this; empty: mapped here
+  KvFrames(size_t frame_bytes, size_t max, std::span<std::byte> memory = {}, size_t alignment = 4096)
       : frame_bytes_(frame_bytes), frames_per_chunk_(std::max<size_t>(1, kChunkBytes / frame_bytes)), max_(max), memory_(memory) {
     FG_CHECK(frame_bytes > 0 && frame_bytes % 4096 == 0, "frames of {} bytes", frame_bytes);
     FG_CHECK(max < kNone, "{} frames", max);
     FG_CHECK(memory.empty() || memory.size() / frame_bytes >= max, "{} bytes for {} frames of {}", memory.size(), max, frame_bytes);
-    FG_CHECK(reinterpret_cast<uintptr_t>(memory.data()) % 4096 == 0, "memory at {}", static_cast<const void*>(memory.data()));
+    FG_CHECK(reinterpret_cast<uintptr_t>(memory.data()) % alignment == 0, "memory at {}", static_cast<const void*>(memory.data()));
   }
 
   // content undefined. There must be one left.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a KV store is made of: its pages' layout, its memory, and the spill file beside it.
+// What a KV store is made of: its pages' layout, its memory, and what lies below that.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +10,7 @@
 #include "flexgen/base/thread_pool.h"
 #include "flexgen/base/trace.h"
 #include "flexgen/io/io_engine.h"
+#include "flexgen/memory/device.h"
 #include "flexgen/runtime/kv_plan.h"
 
 namespace flexgen {
@@ -19,18 +20,24 @@ struct KvOptions {
   KvLayout layout;              // of a page
   size_t frames = 0;            // pages that memory holds, those in the staging frames included
   std::span<std::byte> memory;  // the frames, on 4 KiB; empty: the store maps its own as it needs them
+  Device* device = nullptr;     // whose memory that is, on 256 B; it outlives the store. null: the host's
+  Device::Stream stream = nullptr;  // of the device: what appends to pages and attends to them
 
-  // The spill file. Without one every page stays in memory.
-  size_t disk_pages = 0;        // slots of the file, of kv_frame_bytes(layout) each, from its beginning
-  size_t staging_frames = 0;    // of the frames: for pages that come from disk
-  size_t writing_frames = 0;    // of the frames: for full pages on their way to disk
+  // What does not stay in memory. Without slots every page does.
+  size_t disk_pages = 0;        // slots of the spill file, of kv_frame_bytes(layout) each, from its beginning
+  size_t host_pages = 0;        // slots behind the end of the file, which the engine has in host memory instead (io/device_io.h)
+  size_t staging_frames = 0;    // of the frames: for pages that come from slots
+  size_t writing_frames = 0;    // of the frames: for full pages on their way to slots
   double memory_share = 1;      // of the full pages, 0 .. 1
+  double host_share = 0;        // in slots on the host; the rest is on disk
   bool overlap = true;          // false: a page is read only when it is needed
   IoEngine* io = nullptr;       // outlives the store, as do the next four
-  int spill_fd = -1;
+  int spill_fd = -1;            // without slots on disk it is a name alone
   std::string spill_name;       // for messages
-  ThreadPool* pool = nullptr;   // hashes pages; null: the calling thread does
+  ThreadPool* pool = nullptr;   // hashes pages where the engine does not; null: the calling thread does
   Trace* trace = nullptr;
+
+  size_t lower_pages() const { return host_pages + disk_pages; }
 
   // everything in memory, as many pages as fit in the budget
   static KvOptions in_memory(int64_t n_layers, const KvLayout& layout, uint64_t budget_bytes) {
@@ -40,17 +47,19 @@ struct KvOptions {
     o.frames = static_cast<size_t>(budget_bytes / kv_frame_bytes(layout));
     return o;
   }
-  // the numbers of a plan; memory, spill file and the rest are the caller's to fill in
-  static KvOptions planned(int64_t n_layers, const KvLayout& layout, const KvRequirement& r, double memory_share, bool overlap) {
+  // the numbers of a plan; memory, engine and the rest are the caller's to fill in
+  static KvOptions planned(const KvDemand& d, const KvRequirement& r) {
     KvOptions o;
-    o.n_layers = n_layers;
-    o.layout = layout;
+    o.n_layers = d.n_layers;
+    o.layout = d.layout;
     o.frames = r.frames();
     o.disk_pages = r.disk_pages;
+    o.host_pages = r.host_pages;
     o.staging_frames = r.staging_in;
     o.writing_frames = r.staging_out;
-    o.memory_share = memory_share;
-    o.overlap = overlap;
+    o.memory_share = d.memory_share;
+    o.host_share = d.host_share;
+    o.overlap = d.overlap;
     return o;
   }
 };

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The pages of a KV cache over memory and disk: who takes which frame and slot, and what is on its way between them. A page that becomes
-// full gets its place (runtime/kv_share.h); one that goes to disk is written behind, and its frame is free when that is done. Pages on
-// disk that are claimed are read into staging frames. What comes from disk is hashed before it is used.
+// The pages of a KV cache over memory and what lies below: who takes which frame and slot, and what is on its way between them. A page
+// that becomes full gets its place (runtime/kv_share.h); one that goes to a slot is written behind, and its frame is free when that is
+// done. Pages in slots that are claimed are read into staging frames. What comes from disk is hashed before it is used.
+//
+// Frames may be a device's memory, which the engine reads and writes in the order of the stream that computes (io/device_io.h). Nothing
+// else changes: a ticket that is done means the same.
 //
 // It knows no sequences beyond their numbers and no order: that is for those who claim (runtime/kv_cursor.h) and append (kv_store.h).
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <optional>
 #include <span>
@@ -16,6 +18,7 @@
 
 #include "flexgen/base/trace.h"
 #include "flexgen/base/xxhash.h"
+#include "flexgen/runtime/frame_space.h"
 #include "flexgen/runtime/kv_options.h"
 #include "flexgen/runtime/kv_pages.h"
 #include "flexgen/runtime/kv_share.h"
@@ -28,13 +31,16 @@ class KvPager {
  public:
   explicit KvPager(KvOptions options)
       : options_(std::move(options)),
-        frames_(kv_frame_bytes(options_.layout), options_.frames, options_.memory),
-        spill_(options_.io, options_.spill_fd, options_.spill_name, options_.disk_pages, kv_frame_bytes(options_.layout)),
-        share_(options_.memory_share, options_.n_layers) {
+        space_(options_.device, options_.stream),
+        frames_(kv_frame_bytes(options_.layout), options_.frames, options_.memory, options_.device ? 256 : 4096),
+        spill_(options_.io, options_.spill_fd, options_.spill_name, options_.disk_pages, options_.host_pages, kv_frame_bytes(options_.layout)),
+        share_({options_.memory_share, options_.host_share}, options_.n_layers) {
     FG_CHECK(options_.staging_frames + options_.writing_frames <= options_.frames, "{} and {} of {} frames", options_.staging_frames,
              options_.writing_frames, options_.frames);
+    FG_CHECK(!options_.device || !options_.memory.empty(), "no memory of the device for {} frames", options_.frames);
+    FG_CHECK(!options_.device || !spills() || options_.io->hashes(), "pages of a device, and nobody to hash them");
     if (spills()) {
-      tickets_ = std::make_unique<IoTicket[]>(options_.frames);
+      transfers_ = std::make_unique<Transfer[]>(options_.frames);
     } else {
       options_.staging_frames = options_.writing_frames = 0;
     }
@@ -77,8 +83,8 @@ class KvPager {
       if (!writes_.empty()) {
         wait_for_write();
       } else if (const auto victim = spill_.left() > 0 ? pages_.next_victim() : std::nullopt) {
-        const KvPage& p = pages_[*victim];
-        if (p.full) share_.move(p.layer(), p.sequence, false);
+        KvPage& p = pages_[*victim];
+        go_to(p, with_room(share_.choose_lower(p.layer(), p.sequence)));
         send_out(std::span(&*victim, 1));
         spill_.flush();
       } else {
@@ -88,7 +94,7 @@ class KvPager {
     return true;
   }
   [[noreturn]] void fail_full() const {
-    fail(Fault::internal, "all {} pages of the KV cache are in use, {} of them on disk", max_pages(), spill_.used());
+    fail(Fault::internal, "all {} pages of the KV cache are in use, {} of them on disk", max_pages(), spill_.used(Tier::disk));
   }
 
   // --- pages. There must be room for those that are made; they are claimed once.
@@ -112,9 +118,11 @@ class KvPager {
   // a page with the content of one that is claimed, for another owner
   KvPageId copy(KvPageId id, SequenceId sequence) {
     const KvPageId copy = add(sequence, pages_[id].list, pages_[id].index);
-    std::memcpy(data(copy), data(id), page_bytes());
+    space_.copy(data(copy), data(id), page_bytes());
     return copy;
   }
+  // content of a page that is claimed, from host memory that is pinned for a device
+  void fill(KvPageId id, std::span<const std::byte> content) { space_.fill(data(id), content); }
 
   // A page, which is claimed, will be written to: it is not full, and what a slot has is no more true. Nothing may be writing it; room is
   // needed where it is staged.
@@ -131,15 +139,13 @@ class KvPager {
   // Pages that have just become full: each stays or is written behind.
   void place(std::span<const KvPageId> ids) {
     leaving_.clear();
-    size_t slots = spill_.left();
     for (const KvPageId id : ids) {
       KvPage& p = pages_[id];
-      const bool stays = slots == 0 || share_.stays(p.layer(), p.sequence);
+      const Tier t = with_room(share_.choose(p.layer(), p.sequence));
       p.full = true;
-      share_.count(p.layer(), p.sequence, true, 1);
-      if (stays) continue;
-      --slots;
-      share_.move(p.layer(), p.sequence, false);
+      share_.count(p.layer(), p.sequence, Tier::device, 1);
+      if (t == Tier::device) continue;
+      go_to(p, t);
       leaving_.push_back(id);
     }
     send_out(leaving_);
@@ -184,7 +190,7 @@ class KvPager {
   void settle() noexcept {
     spill_.flush();
     for (const KvPageId id : writes_) {
-      tickets_[pages_[id].frame].wait();
+      ticket(pages_[id]).wait();
       end_write(id);
     }
     writes_.clear();
@@ -228,12 +234,8 @@ class KvPager {
     spill_.flush();
     std::sort(ids.begin(), ids.end());  // shared ones once
     ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-    const auto reading = [&](KvPageId id) { return pages_[id].io == KvPage::Io::reading; };
-    if (std::any_of(ids.begin(), ids.end(), [&](KvPageId id) { return reading(id) && !ticket(pages_[id]).done(); })) {
-      const TimedSpan timed(stats_.wait_disk_s, options_.trace, TraceEvent::Kind::wait, "disk", layer_, micro_batch_, 0);
-      for (const KvPageId id : ids)
-        if (reading(id)) ticket(pages_[id]).wait();
-    }
+    wait_for(ids, Tier::host, stats_.wait_copy_s, "copy");
+    wait_for(ids, Tier::disk, stats_.wait_disk_s, "disk");
     for (const KvPageId id : ids) end_read(pages_[id]);
     check_pages(ids);
   }
@@ -250,22 +252,40 @@ class KvPager {
 
   KvStatistics statistics() const {
     KvStatistics s = stats_;
-    s.disk_bytes = static_cast<uint64_t>(spill_.used()) * page_bytes();
+    s.disk_bytes = static_cast<uint64_t>(spill_.used(Tier::disk)) * page_bytes();
+    s.host_bytes = static_cast<uint64_t>(spill_.used(Tier::host)) * page_bytes();
     s.memory_bytes = static_cast<uint64_t>(used_pages_ - std::min(used_pages_, spill_.used())) * page_bytes();
     s.full_pages = static_cast<uint64_t>(share_.full());
-    s.full_pages_in_memory = static_cast<uint64_t>(share_.in_memory());
+    s.full_pages_in_memory = static_cast<uint64_t>(share_.full(Tier::device));
+    s.full_pages_on_host = static_cast<uint64_t>(share_.full(Tier::host));
     return s;
   }
   void note_peak() {
     const KvStatistics now = statistics();
-    if (now.memory_bytes + now.disk_bytes < stats_.peak_memory_bytes + stats_.peak_disk_bytes) return;
+    if (now.memory_bytes + now.host_bytes + now.disk_bytes < stats_.peak_memory_bytes + stats_.peak_host_bytes + stats_.peak_disk_bytes) return;
     stats_.peak_memory_bytes = now.memory_bytes;
+    stats_.peak_host_bytes = now.host_bytes;
     stats_.peak_disk_bytes = now.disk_bytes;
   }
 
  private:
-  IoTicket& ticket(const KvPage& p) const { return tickets_[p.frame]; }
-  uint64_t hash(const KvPage& p) const { return XXH3_64bits_withSeed(frames_.data(p.frame), page_bytes(), p.seed); }
+  // What goes on, or went on last, between a frame and a slot
+  struct Transfer {
+    IoTicket ticket;
+    uint64_t hash = 0;  // of the bytes that passed, where it was a slot on disk
+  };
+
+  IoTicket& ticket(const KvPage& p) const { return transfers_[p.frame].ticket; }
+  Tier tier(const KvPage& p) const { return p.in_slot() ? spill_.tier(p.slot) : Tier::device; }
+  bool hashed(const KvPage& p) const { return tier(p) == Tier::disk; }
+  // The transfer's hash, unless the engine has put it there
+  void hash(const KvPage& p) {
+    if (!options_.io->hashes() && hashed(p)) transfers_[p.frame].hash = XXH3_64bits_withSeed(frames_.data(p.frame), page_bytes(), p.seed);
+  }
+  KvSpill::Moving moving(const KvPage& p) {
+    Transfer& t = transfers_[p.frame];
+    return {t.ticket, options_.io->hashes() && hashed(p) ? &t.hash : nullptr, p.seed, static_cast<int32_t>(p.layer()), micro_batch_};
+  }
   std::string text(const KvPage& p) const { return p.text(options_.layout.page_tokens); }
 
   // frames that pages may take without touching those set aside for staging
@@ -292,25 +312,34 @@ class KvPager {
     pages_.destroy(id);
   }
   void not_full(KvPage& p) {
-    if (std::exchange(p.full, false)) share_.count(p.layer(), p.sequence, !p.in_slot(), -1);
+    if (std::exchange(p.full, false)) share_.count(p.layer(), p.sequence, tier(p), -1);
   }
 
-  // pages that are counted as being on disk, where they are full
+  // A tier that has a slot, rather the wanted one; the device where none has
+  Tier with_room(Tier wanted) const {
+    if (wanted == Tier::device || spill_.left(wanted) > 0) return wanted;
+    const Tier other = wanted == Tier::host ? Tier::disk : Tier::host;
+    return spill_.left(other) > 0 ? other : Tier::device;
+  }
+  // A page takes a slot, or gives its slot back: where the share counts it
+  void go_to(KvPage& p, Tier to) {
+    if (p.full) share_.move(p.layer(), p.sequence, tier(p), to);
+    if (p.in_slot()) spill_.release(std::exchange(p.slot, KvSpill::kNone));
+    if (to != Tier::device) p.slot = spill_.allocate(to);
+  }
+
+  // pages that have got their slots
   void send_out(std::span<const KvPageId> ids) {
     for (const KvPageId id : ids) {
       KvPage& p = pages_[id];
-      p.slot = spill_.allocate();
       p.seed = ++writes_made_;
       p.checked = true;
     }
-    for_all(ids.size(), [&](size_t i) {
-      KvPage& p = pages_[ids[i]];
-      p.hash = hash(p);
-    });
+    for_all(ids.size(), [&](size_t i) { hash(pages_[ids[i]]); });
     for (const KvPageId id : ids) {
       KvPage& p = pages_[id];
       p.io = KvPage::Io::writing;
-      spill_.write(p.slot, data(id), ticket(p), static_cast<int32_t>(p.layer()), micro_batch_);
+      spill_.write(p.slot, data(id), moving(p));
       writes_.push_back(id);
     }
   }
@@ -325,12 +354,12 @@ class KvPager {
       return 0;  // nobody wants it any more
     }
     if (error != 0) {  // it stays where it is
-      if (p.full) share_.move(p.layer(), p.sequence, true);
-      spill_.release(std::exchange(p.slot, KvSpill::kNone));
+      go_to(p, Tier::device);
       if (std::exchange(p.staged, false)) --staged_;
       return error;
     }
-    stats_.bytes_written += page_bytes();
+    p.hash = transfers_[p.frame].hash;
+    (hashed(p) ? stats_.bytes_written : stats_.bytes_to_host) += page_bytes();
     if (p.claims == 0) leave_memory(p);
     return 0;
   }
@@ -338,7 +367,16 @@ class KvPager {
   void start_read(KvPage& p) {
     p.io = KvPage::Io::reading;
     p.checked = false;
-    spill_.read(p.slot, frames_.data(p.frame), ticket(p), static_cast<int32_t>(p.layer()), micro_batch_);
+    spill_.read(p.slot, frames_.data(p.frame), moving(p));
+  }
+
+  // those that come from there
+  void wait_for(std::span<const KvPageId> ids, Tier from, double& seconds, const char* what) {
+    const auto comes = [&](const KvPage& p) { return p.io == KvPage::Io::reading && tier(p) == from; };
+    if (std::none_of(ids.begin(), ids.end(), [&](KvPageId id) { return comes(pages_[id]) && !ticket(pages_[id]).done(); })) return;
+    const TimedSpan timed(seconds, options_.trace, TraceEvent::Kind::wait, what, layer_, micro_batch_, 0);
+    for (const KvPageId id : ids)
+      if (comes(pages_[id])) ticket(pages_[id]).wait();
   }
 
   void end_read(KvPage& p) {
@@ -346,19 +384,19 @@ class KvPager {
     const int error = ticket(p).wait();
     p.io = KvPage::Io::none;
     if (error != 0) spill_.fail_read(p.slot, error, text(p));
-    stats_.bytes_read += page_bytes();
+    (hashed(p) ? stats_.bytes_read : stats_.bytes_from_host) += page_bytes();
+    if (!hashed(p)) p.checked = true;
   }
 
   // Compares pages with the hashes of what was written. A page that differs is read once more, elsewhere: what came may have been
   // damaged on its way.
   void check_pages(std::span<const KvPageId> ids) {
-    const TimedSpan timed(stats_.verify_s, options_.trace, TraceEvent::Kind::verify, "kv", layer_, micro_batch_, ids.size() * page_bytes());
-    for_all(ids.size(), [&](size_t i) {
-      KvPage& p = pages_[ids[i]];
-      p.checked = hash(p) == p.hash;
-    });
+    if (!options_.io->hashes()) hash_what_came(ids);
+    const auto right = [&](const KvPage& p) { return transfers_[p.frame].hash == p.hash; };
     for (const KvPageId id : ids) {
       KvPage& p = pages_[id];
+      if (p.checked) continue;
+      p.checked = right(p);
       if (p.checked) continue;
       ++stats_.reread_pages;
       if (frames_.left() > 0) {
@@ -368,9 +406,14 @@ class KvPager {
       start_read(p);
       spill_.flush();
       end_read(p);
-      p.checked = hash(p) == p.hash;
+      hash(p);
+      p.checked = right(p);
       if (!p.checked) spill_.fail_damaged(p.slot, text(p));
     }
+  }
+  void hash_what_came(std::span<const KvPageId> ids) {
+    const TimedSpan timed(stats_.verify_s, options_.trace, TraceEvent::Kind::verify, "kv", layer_, micro_batch_, ids.size() * page_bytes());
+    for_all(ids.size(), [&](size_t i) { hash(pages_[ids[i]]); });
   }
 
   template <typename Fn>
@@ -383,11 +426,12 @@ class KvPager {
   }
 
   KvOptions options_;
+  FrameSpace space_;
   KvFrames frames_;
   KvSpill spill_;
   KvShare share_;
   KvPages pages_;
-  std::unique_ptr<IoTicket[]> tickets_;    // of each frame, where there is a spill file
+  std::unique_ptr<Transfer[]> transfers_;  // of each frame, where there are slots
   size_t used_pages_ = 0;
   size_t staged_ = 0;
   uint64_t writes_made_ = 0;

@@ -12,7 +12,7 @@
 
 namespace flexgen {
 
-// K or V of page_tokens positions of one sequence in one layer. It lies in a frame (memory), in a slot (disk), or in both: while it is
+// K or V of page_tokens positions of one sequence in one layer. It lies in a frame (memory), in a slot (below), or in both: while it is
 // written, and while a copy of it is in use.
 struct KvPage {
   enum class Io : uint8_t { none, reading, writing };
@@ -28,7 +28,7 @@ struct KvPage {
   bool full = false;                        // every position was written, and a place was chosen
   bool staged = false;                      // its frame is one of the staging frames
   bool checked = false;                     // the frame's content is known to be what was written
-  uint64_t seed = 0, hash = 0;              // of what lies in the slot; no two writes have the same seed
+  uint64_t seed = 0, hash = 0;              // of what lies in a slot on disk; no two writes have the same seed
 
   int64_t layer() const { return list / 2; }
   bool in_frame() const { return frame != KvFrames::kNone; }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// How much memory and disk a KV cache takes, before there is one: pages that stay in memory, pages that go to the spill file, and the
-// frames that pages pass through on their way in and out. Pure functions; runtime/kv_store.h keeps to them.
+// How much memory and disk a KV cache takes, before there is one: pages that stay in memory, pages that go to slots below, and the frames
+// that pages pass through on their way in and out. Pure functions; runtime/kv_store.h keeps to them. Frames are a device's memory where
+// there is one. Then slots are in host memory or on disk; else on disk alone.
 #pragma once
 
 #include <algorithm>
@@ -21,24 +22,28 @@ struct KvDemand {
   int64_t tokens_per_sequence = 0;           // of the longest
   int64_t sequences_per_micro_batch = 1;
   int64_t micro_batch_tokens = 1;            // of all sequences of a micro-batch together
-  double memory_share = 1;                   // of the full pages, 0 .. 1
+  double memory_share = 1;                   // of the full pages, 0 .. 1: in frames
   bool overlap = true;                       // read ahead and write behind
   uint64_t look_ahead_bytes = 64_MiB;        // wanted for pages read ahead, where there are that many
   int64_t total_tokens = 0;                  // of all sequences together, at least the longest one's; 0: all are as long
+  double host_share = 0;                     // of the full pages: in slots in host memory. The rest is on disk
 };
 
 struct KvRequirement {
-  size_t frame_bytes = 0;                    // of one page in memory and on disk, a multiple of 4 KiB
+  size_t frame_bytes = 0;                    // of one page's frame and slot, a multiple of 4 KiB
   size_t memory_pages = 0;                   // frames of full pages that stay in memory
   size_t unfilled_pages = 0;                 // frames of the last page of each list; they stay in memory
-  size_t staging_in = 0;                     // frames of pages read from disk, in use or ahead
+  size_t staging_in = 0;                     // frames of pages that come from slots, in use or ahead
   size_t smallest_staging_in = 0;            // what the store can do with: one sequence's pages of one layer
   size_t staging_out = 0;                    // frames of full pages that are being written
   size_t disk_pages = 0;                     // slots of the spill file
+  size_t host_pages = 0;                     // slots in host memory
 
   size_t frames() const { return memory_pages + unfilled_pages + staging_in + staging_out; }
   uint64_t memory_bytes() const { return static_cast<uint64_t>(frames()) * frame_bytes; }
   uint64_t disk_bytes() const { return static_cast<uint64_t>(disk_pages) * frame_bytes; }
+  uint64_t host_bytes() const { return static_cast<uint64_t>(host_pages) * frame_bytes; }
+  uint64_t host_offset() const { return disk_bytes(); }  // where requests name them, "in" the spill file: behind its end
 };
 
 // bytes of a page's frame and slot: what O_DIRECT can move
@@ -49,6 +54,7 @@ inline KvRequirement kv_requirement(const KvDemand& d) {
            "{} layers, {} sequences of {} tokens, micro-batches of {} sequences and {} tokens", d.n_layers, d.n_sequences, d.tokens_per_sequence,
            d.sequences_per_micro_batch, d.micro_batch_tokens);
   FG_CHECK(d.memory_share >= 0 && d.memory_share <= 1, "share of the memory {}", d.memory_share);
+  FG_CHECK(d.host_share >= 0 && d.memory_share + d.host_share <= 1 + 1e-9, "shares of {} and {}", d.memory_share, d.host_share);
   const int64_t page = d.layout.page_tokens, lists = 2 * d.n_layers;  // of a sequence
   const auto share_of = [](int64_t n, double share) { return static_cast<int64_t>(std::ceil(static_cast<double>(n) * share)); };
 
@@ -61,25 +67,27 @@ inline KvRequirement kv_requirement(const KvDemand& d) {
   r.unfilled_pages = static_cast<size_t>(lists * d.n_sequences);
   r.memory_pages = static_cast<size_t>(share_of(lists * std::min(most, d.n_sequences * behind), d.memory_share));
   if (d.memory_share == 1) return r;
-  const int64_t on_disk = lists * std::min(most, d.n_sequences * full);
-  const int64_t disk = on_disk - static_cast<int64_t>(std::floor(static_cast<double>(on_disk) * d.memory_share));
-  r.disk_pages = static_cast<size_t>(disk);
-  if (disk == 0) return r;
+  const int64_t most_full = lists * std::min(most, d.n_sequences * full);
+  const double above = d.memory_share + d.host_share;  // the disk
+  if (above < 1 - 1e-9) r.disk_pages = static_cast<size_t>(most_full - static_cast<int64_t>(std::floor(static_cast<double>(most_full) * above)));
+  r.host_pages = static_cast<size_t>(share_of(most_full, d.host_share));
+  const auto lower = static_cast<int64_t>(r.disk_pages + r.host_pages);
+  if (lower == 0) return r;
 
   // The store evens pages out over sequences and layers to within two of the share.
-  const double disk_share = 1 - d.memory_share;
-  const int64_t of_sequence = std::min(2 * full, share_of(2 * full, disk_share) + 2);  // pages on disk in one layer
+  const double lower_share = 1 - d.memory_share;
+  const int64_t of_sequence = std::min(2 * full, share_of(2 * full, lower_share) + 2);  // pages in slots, in one layer
   const int64_t in_micro_batch = std::min(d.sequences_per_micro_batch, d.n_sequences);
   const int64_t of_micro_batch = in_micro_batch * of_sequence;
   r.smallest_staging_in = static_cast<size_t>(of_sequence);
   const auto wanted = static_cast<int64_t>(d.look_ahead_bytes / r.frame_bytes);
   const int64_t ahead = d.overlap ? std::max(2 * of_micro_batch, wanted) : of_micro_batch;
-  r.staging_in = static_cast<size_t>(std::max(of_sequence, std::min({ahead, d.n_sequences * of_sequence, disk})));
+  r.staging_in = static_cast<size_t>(std::max(of_sequence, std::min({ahead, d.n_sequences * of_sequence, lower})));
 
   // Each span of a micro-batch can fill one page more than its tokens would alone. Twice that: one half is filled while the other is written.
   const int64_t filled = 2 * std::min(d.micro_batch_tokens, d.micro_batch_tokens / page + in_micro_batch);
-  const int64_t leaving = std::min(filled, share_of(filled, disk_share) + 2);
-  r.staging_out = static_cast<size_t>(std::min((d.overlap ? 2 : 1) * leaving, disk));
+  const int64_t leaving = std::min(filled, share_of(filled, lower_share) + 2);
+  r.staging_out = static_cast<size_t>(std::min((d.overlap ? 2 : 1) * leaving, lower));
   return r;
 }
 

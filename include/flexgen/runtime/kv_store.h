@@ -3,8 +3,8 @@
 // that share a prefix share its full pages. Pages are counted, so a sequence that ends gives back only what nobody else reads.
 // Tokens are appended provisionally: a sequence's length grows only when they are committed.
 //
-// Pages lie in memory or in a spill file (runtime/kv_pager.h). At its beginning a sweep tells its plan, and pages stream in ahead of it
-// in that order (runtime/kv_cursor.h).
+// Pages lie in memory, a device's where there is one, or in slots below it (runtime/kv_pager.h). At its beginning a sweep tells its plan,
+// and pages stream in ahead of it in that order (runtime/kv_cursor.h).
 //
 // Memory is reserved by whoever admits sequences: pages never outgrow max_pages(). Within that a frame can always be had by waiting for a
 // write, by spilling a page that should have stayed, or by giving up what was read ahead.
@@ -40,7 +40,7 @@ class KvStore {
 
   const KvLayout& layout() const { return layout_; }
   size_t page_bytes() const { return pager_.page_bytes(); }  // a multiple of 4 KiB
-  // pages that fit, in memory and on disk together
+  // pages that fit, in memory and below together
   size_t max_pages() const { return pager_.max_pages(); }
   size_t used_pages() const { return pager_.used_pages(); }
   // pages that a sequence of n_tok tokens owns
@@ -102,7 +102,7 @@ class KvStore {
     KvTable& t = table(id);
     FG_CHECK(!cursor_.running() && t.length == 0 && t.pages[0].empty(), "sequence {} has tokens", id);
     const size_t n = n_pages(n_tok), full = static_cast<size_t>(n_tok / layout_.page_tokens);
-    const KvNoise noise(layout_.dtype, page_bytes());
+    const KvNoise noise(layout_.dtype, page_bytes(), pager_.options().device);
     for (size_t first = 0; first < n_lists(); first += 2)
       for (size_t i = 0; i < n; ++i) {
         std::array<KvPageId, 2> pair{};
@@ -110,7 +110,7 @@ class KvStore {
           const size_t list = first + kind;
           pair[kind] = add_page(t.pages[list], id, list);
           const std::array<uint64_t, 2> place{list, i};
-          noise.write(pager_.data(pair[kind]), XXH3_64bits_withSeed(place.data(), sizeof place, seed));
+          pager_.fill(pair[kind], noise.page(XXH3_64bits_withSeed(place.data(), sizeof place, seed)));
         }
         for (const KvPageId p : pair) pager_.unclaim(p);
         if (i < full) pager_.place(pair);

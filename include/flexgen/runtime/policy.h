@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 
@@ -13,6 +14,10 @@ namespace flexgen {
 
 // When the hash of a weight block is compared: the first time it is read, every time, or never. Spilled cache pages always are.
 enum class Verify : uint8_t { first, always, off };
+
+// Where something lies: in a GPU's memory, in the host's, or in a file. Without a GPU the host's memory is the device's.
+enum class Tier : uint8_t { device, host, disk };
+inline constexpr size_t kTiers = 3;
 
 // Shares, each 0 to 1; what device and host leave is on disk. Without a GPU the device's share lies in host memory.
 struct TierShare {
