@@ -56,6 +56,23 @@ TEST_CASE("hidden states survive the way over the disk, for any share and number
     }
 }
 
+TEST_CASE("shares of micro-batches are met to within one, and more micro-batches never need less room", "[runtime]") {
+  for (const auto& [memory, host] : {std::pair{1.0, 0.0}, {0.0, 0.0}, {0.5, 0.1}, {0.0, 1.0}, {0.3, 0.7}, {0.25, 0.5}, {0.9, 0.05}}) {
+    std::array<int64_t, kTiers> before{};
+    for (int64_t n = 1; n < 100; ++n) {
+      CAPTURE(memory, host, n);
+      const auto p = HiddenStore::places(memory, host, n);
+      CHECK(p[0] + p[1] + p[2] == n);
+      CHECK(std::abs(static_cast<double>(p[0]) - memory * static_cast<double>(n)) < 1);
+      CHECK(std::abs(static_cast<double>(p[2]) - (1 - memory - host) * static_cast<double>(n)) < 2);
+      for (size_t t = 0; t < kTiers; ++t) CHECK(p[t] >= before[t]);
+      before = p;
+    }
+    if (memory + host == 1) CHECK(before[2] == 0);
+    if (host == 0) CHECK(before[1] == 0);
+  }
+}
+
 TEST_CASE("states that come back changed, or not at all, are an error", "[runtime]") {
   const auto io = testing::thread_engine();
   Spill spill;
