@@ -1,10 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-# cmake -DCOMMAND=<list> -DLOG=<file> -P run_to_log.cmake: runs the command with its output in a file, which exists only if it succeeded.
-get_filename_component(folder ${LOG} DIRECTORY)
-file(MAKE_DIRECTORY ${folder})
-execute_process(COMMAND ${COMMAND} RESULT_VARIABLE rc OUTPUT_FILE ${LOG}.part ERROR_FILE ${LOG}.part)
+# cmake -DLOG=<file> -P run_to_log.cmake -- <command>...: runs a compiler and keeps what it says in a file, which exists only if it
+# succeeded. Warnings are passed on, and so is everything if it failed.
+set(command)
+set(behind OFF)
+math(EXPR last "${CMAKE_ARGC} - 1")
+foreach(i RANGE ${last})
+  if(behind)
+    list(APPEND command "${CMAKE_ARGV${i}}")
+  elseif(CMAKE_ARGV${i} STREQUAL "--")
+    set(behind ON)
+  endif()
+endforeach()
+execute_process(COMMAND ${command} RESULT_VARIABLE rc OUTPUT_FILE ${LOG}.part ERROR_FILE ${LOG}.part)
+file(READ ${LOG}.part text)
 if(NOT rc EQUAL 0)
-  file(READ ${LOG}.part text)
   message(FATAL_ERROR "${text}\nended with ${rc}")
+endif()
+if(text MATCHES "warning")
+  message("${text}")
 endif()
 file(RENAME ${LOG}.part ${LOG})

@@ -46,6 +46,7 @@ expect("spill loads" "${log}" "${table}" "12 bytes spill loads")
 report(log sm_90a 0 0 0 100)
 expect("another card" "${log}" "${table}" "gemm<__half, Gemm64x6> for sm_90a has 100 registers and no line")
 expect("a kernel without a line" "${good}" "" "has 100 registers and no line")
+expect("a card that was not built for" "${good}" "${table}sm_75 10 gone\n" "")
 expect("a line without a kernel" "${good}" "${table}sm_80 10 gone\n" "sm_80 gone is not compiled")
 expect("a line that is none" "${good}" "${table}sm_80 gemm\n" "is not '<sm> <registers> <kernel>'")
 foreach(warning "(C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to x"
