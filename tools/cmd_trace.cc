@@ -23,7 +23,8 @@ namespace flexgen::tools {
 namespace {
 
 constexpr const char* kExamples =
-    "Rows: compute, wait, verify, read, write; reads and writes that overlap have a row each. The file also opens in ui.perfetto.dev.\n"
+    "Rows: compute, wait, verify, read, write, and copy_in and copy_out for a GPU's memory; reads and writes that overlap have a row\n"
+    "each. The file also opens in ui.perfetto.dev.\n"
     "\n"
     "Examples:\n"
     "  flexgen generate --model m.flex --memory 6GiB --prompt-file prompts.txt --trace run.json\n"

@@ -62,7 +62,8 @@ inline std::vector<double> busy_shares(const TimelineRow& row, const TimeWindow&
 namespace detail {
 
 inline std::string_view ansi(TraceEvent::Kind k) {
-  constexpr std::array<std::string_view, kTraceKinds.size()> kColours{"\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[34m", "\x1b[35m"};
+  constexpr std::array<std::string_view, kTraceKinds.size()> kColours{"\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[34m",
+                                                                            "\x1b[35m", "\x1b[36m", "\x1b[95m"};
   return kColours[static_cast<size_t>(k)];
 }
 
@@ -115,9 +116,9 @@ inline std::string rate_text(uint64_t bytes, int64_t ns) {
 }
 
 inline std::string timeline_table(const TimelineSummary& s) {
-  std::string out = fmt::format("  {:<12} {:>8} {:>10} {:>6} {:>11} {:>11}\n", "row", "events", "busy s", "share", "bytes", "rate");
+  std::string out = fmt::format("  {:<13} {:>8} {:>10} {:>6} {:>11} {:>11}\n", "row", "events", "busy s", "share", "bytes", "rate");
   const auto line = [&](std::string_view name, const std::string& events, int64_t busy_ns, uint64_t bytes) {
-    std::string text = fmt::format("  {:<12} {:>8} {:>10.3f} {:>5.1f}% {:>11} {:>11}", name, events, static_cast<double>(busy_ns) * 1e-9,
+    std::string text = fmt::format("  {:<13} {:>8} {:>10.3f} {:>5.1f}% {:>11} {:>11}", name, events, static_cast<double>(busy_ns) * 1e-9,
                                    100 * s.share(busy_ns), bytes > 0 ? format_bytes(bytes) : "", rate_text(bytes, busy_ns));
     while (text.back() == ' ') text.pop_back();
     out += text + "\n";
@@ -142,6 +143,11 @@ inline std::string timeline_conclusion(const TimelineSummary& s) {
   if (const int64_t reading = s.kind(Kind::read).busy_ns; reading > 0)
     out += fmt::format("{} of the reading was hidden behind computing: {} of {}, {:.1f} reads in flight on average.\n", percent(s.hidden_share()),
                        seconds(s.reading_hidden_ns), seconds(reading), static_cast<double>(s.kind(Kind::read).sum_ns) / static_cast<double>(reading));
+  std::string copies;
+  for (const auto& [kind, way] : {std::pair(Kind::copy_in, "to the device"), std::pair(Kind::copy_out, "from the device")})
+    if (const auto& k = s.kind(kind); k.busy_ns > 0)
+      copies += fmt::format("{}{} {} at {}", copies.empty() ? "Copying " : ", ", way, percent(s.share(k.busy_ns)), rate_text(k.bytes, k.busy_ns));
+  if (!copies.empty()) out += copies + ".\n";
   std::string waits;
   std::vector<std::pair<int64_t, std::string>> reasons;
   for (const auto& [reason, ns] : s.wait_ns) reasons.push_back({ns, reason});

@@ -60,8 +60,10 @@ class TimelineSvg {
 
  private:
   static constexpr double kMargin = 24, kLeft = 110, kWidth = 1200, kRight = 84, kTop = 148, kRow = 24, kGap = 10, kDrawn = 2;
-  static constexpr std::array<std::string_view, kTraceKinds.size()> kColour{"#2da44e", "#d1242f", "#bf8700", "#0969da", "#8250df"};
-  static constexpr std::array<std::string_view, kTraceKinds.size()> kMeaning{"computing", "waiting", "verifying", "reading", "writing"};
+  static constexpr std::array<std::string_view, kTraceKinds.size()> kColour{"#2da44e", "#d1242f", "#bf8700", "#0969da",
+                                                                             "#8250df", "#1b7c83", "#bf3989"};
+  static constexpr std::array<std::string_view, kTraceKinds.size()> kMeaning{"computing", "waiting",    "verifying",  "reading",
+                                                                              "writing",   "copying in", "copying out"};
 
   void text(double x, double y, std::string_view attributes, std::string_view content) {
     out_ += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" {}>{}</text>\n", x, y, attributes, xml_escaped(content));

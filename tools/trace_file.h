@@ -29,7 +29,7 @@ namespace flexgen::tools {
 inline constexpr std::string_view kTraceFormat = "flexgen trace 1";
 
 // In the order of the rows. Index: TraceEvent::Kind
-inline constexpr std::array<std::string_view, 5> kTraceKinds{"compute", "wait", "verify", "read", "write"};
+inline constexpr std::array<std::string_view, 7> kTraceKinds{"compute", "wait", "verify", "read", "write", "copy_in", "copy_out"};
 
 namespace detail {
 

@@ -122,6 +122,25 @@ TEST_CASE("numbers of a timeline: busy, waited, hidden", "[tools]") {
   CHECK(summarize(t, {0, 10'000}).hidden_share() == 0);
 }
 
+TEST_CASE("copies to and from a device have rows, numbers and a sentence of their own", "[tools]") {
+  Trace trace;
+  record_small(trace);
+  const int64_t origin = 5'000'000'000'000;
+  trace.add({Kind::copy_in, "weights", 0, -1, 20'000, origin + 40'000, origin + 50'000});
+  trace.add({Kind::copy_in, "weights", 1, -1, 20'000, origin + 50'000, origin + 70'000});
+  trace.add({Kind::copy_out, "kv", 1, 2, 5'000, origin + 45'000, origin + 50'000});
+  const Timeline t = parse_timeline(written(trace), "t");
+  REQUIRE(t.rows.size() == 6);
+  CHECK(t.rows[4].name == "copy_in");
+  CHECK(t.rows[5].name == "copy_out");
+  const TimelineSummary s = summarize(t, {0, t.end_ns});
+  CHECK(s.kind(Kind::copy_in).busy_ns == 30'000);
+  CHECK(s.kind(Kind::copy_in).bytes == 40'000);
+  CHECK(s.disk_ns == 70'000);
+  CHECK_THAT(timeline_conclusion(s), Catch::Contains("\nCopying to the device 30.0% at 1.33 GB/s, from the device 5.0% at 1.00 GB/s.\n"));
+  CHECK_THAT(timeline_svg(t, {0, t.end_ns}, "t"), Catch::Contains(">copying in 30.0%<") && Catch::Contains(">copying out 5.0%<"));
+}
+
 TEST_CASE("a chart has a line a row, shaded by share, and an axis", "[tools]") {
   Trace trace;
   record_small(trace);
@@ -175,7 +194,7 @@ TEST_CASE("a file that is no trace is refused with its place", "[tools]") {
   refused(events(R"({"ph":"M","name":"x"})"), "name: found 'x', allowed process_name, thread_name or thread_sort_index");
   refused(events(R"({"ph":"M","tid":1,"name":"thread_name"})"), "args.name is missing");
   refused(events(R"({"ph":"M","tid":1,"name":"thread_name","args":{"name":"gpu"}})"),
-          "row name: found 'gpu', allowed compute, wait, verify, read, write, perhaps with a number");
+          "row name: found 'gpu', allowed compute, wait, verify, read, write, copy_in, copy_out, perhaps with a number");
   refused(events(R"({"ph":"M","tid":1,"name":"thread_name","args":{"name":"read x"}})"), "row name: found 'read x'");
   refused(events(kRow + "," + kRow), "event 1 near byte 146: row 1 is named twice");
   refused(events(R"({"ph":"X","tid":1,"ts":0,"dur":1,"name":"x"})"), "tid: found 1, allowed a row that was named before");

@@ -16,7 +16,7 @@ namespace flexgen {
 
 // One stretch of time. Its row in the timeline follows from its kind.
 struct TraceEvent {
-  enum class Kind : uint8_t { compute, wait, verify, read, write };
+  enum class Kind : uint8_t { compute, wait, verify, read, write, copy_in, copy_out };  // copies: to a device's memory, from it
   Kind kind = Kind::compute;
   const char* what = "";        // "fc1", "attend", "weights", "kv"; for a wait what it waited for: "disk", "slot". Lives for ever
   int32_t layer = -1;           // -1: none

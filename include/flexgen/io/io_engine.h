@@ -19,6 +19,7 @@ namespace flexgen {
 class IoTicket {
  public:
   static constexpr int kEndOfFile = -1;  // the file ended before the last byte asked for
+  static constexpr int kDevice = -3;     // the device failed that the bytes were to come from or go to: IoEngine::rethrow
 
   IoTicket() = default;
   IoTicket(const IoTicket&) = delete;
@@ -31,7 +32,7 @@ class IoTicket {
     state_.wait(kPending, std::memory_order_acquire);
     return error();
   }
-  // of a request that is done: 0, an errno, or kEndOfFile
+  // of a request that is done: 0, an errno, kEndOfFile or kDevice
   int error() const { return state_.load(std::memory_order_acquire); }
 
   void finish(int error) {
@@ -84,6 +85,8 @@ class IoEngine {
   virtual std::string_view name() const = 0;    // "io_uring", "threads"
   // Does it hash what it moves? Only where its memory is out of the host's reach: else owners do that when it suits them.
   virtual bool hashes() const { return false; }
+  // throws what a device said whose requests ended with IoTicket::kDevice
+  virtual void rethrow() const {}
 };
 
 }  // namespace flexgen

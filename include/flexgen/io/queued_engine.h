@@ -14,7 +14,6 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <condition_variable>
 #include <deque>
@@ -27,6 +26,7 @@
 #include "flexgen/base/bytes.h"
 #include "flexgen/base/trace.h"
 #include "flexgen/io/file.h"
+#include "flexgen/io/flight_meter.h"
 #include "flexgen/io/io_backend.h"
 #include "flexgen/io/io_engine.h"
 
@@ -82,7 +82,7 @@ class QueuedEngine final : public IoEngine {
   IoStatistics statistics() const override {
     std::lock_guard lock(mutex_);
     IoStatistics s = statistics_;
-    add_time(s, monotonic_ns());
+    flight_.add_to(s);
     return s;
   }
 
@@ -114,23 +114,6 @@ class QueuedEngine final : public IoEngine {
 
   // All below: mutex_ is held, but in report
 
-  // what has passed since changed_ns_, in which nothing began or ended
-  void add_time(IoStatistics& s, int64_t now_ns) const {
-    const double passed = static_cast<double>(now_ns - changed_ns_) * 1e-9;
-    if (in_flight_[0] + in_flight_[1] > 0) s.busy_s += passed;
-    if (in_flight_[0] > 0) s.reading_s += passed;
-    if (in_flight_[1] > 0) s.writing_s += passed;
-    s.byte_seconds += passed * static_cast<double>(bytes_in_flight_);
-  }
-  // a piece begins (+1) or has ended (-1)
-  void count(const IoRequest& r, size_t bytes, int change) {
-    const int64_t now = monotonic_ns();
-    add_time(statistics_, now);
-    changed_ns_ = now;
-    in_flight_[r.op == IoRequest::Op::write] += change;
-    bytes_in_flight_ = change > 0 ? bytes_in_flight_ + bytes : bytes_in_flight_ - bytes;
-  }
-
   size_t pieces_in_flight() const { return pieces_.size() - free_pieces_.size(); }
 
   IoAttempt attempt(size_t piece) const {
@@ -145,12 +128,12 @@ class QueuedEngine final : public IoEngine {
     while (!queue_.empty() && !free_pieces_.empty() && pieces_in_flight() < static_cast<size_t>(depth_)) {
       Job& job = jobs_[queue_.front()];
       const size_t bytes = std::min(limits_.piece_bytes, job.request.bytes - job.issued);
-      if (bytes_in_flight_ > 0 && bytes_in_flight_ + bytes > limits_.bytes_in_flight) break;
+      if (flight_.bytes() > 0 && flight_.bytes() + bytes > limits_.bytes_in_flight) break;
       if (job.issued == 0 && trace_) job.start_ns = monotonic_ns();
       const size_t piece = free_pieces_.back();
       free_pieces_.pop_back();
       pieces_[piece] = {queue_.front(), job.issued, bytes};
-      count(job.request, bytes, 1);
+      flight_.begin(job.request.op, bytes);
       job.issued += bytes;
       ++job.pieces;
       batch_.push_back(attempt(piece));
@@ -222,7 +205,7 @@ class QueuedEngine final : public IoEngine {
     const Piece p = pieces_[piece];
     free_pieces_.push_back(piece);
     Job& job = jobs_[p.job];
-    count(job.request, p.bytes, -1);
+    flight_.end(job.request.op, p.bytes);
     --job.pieces;
     if (error != 0 && job.error == 0) {
       job.error = error;
@@ -261,10 +244,8 @@ class QueuedEngine final : public IoEngine {
   std::vector<IoAttempt> batch_;  // to be started
   size_t pending_ = 0;            // requests
   size_t under_way_ = 0;          // attempts
-  size_t bytes_in_flight_ = 0;
   int depth_, calm_ = 0;
-  std::array<int, 2> in_flight_{};  // pieces that are read, written
-  int64_t changed_ns_ = 0;          // when the last piece began or ended
+  FlightMeter flight_;  // of pieces
   IoStatistics statistics_;
 
   std::unique_ptr<IoBackend> backend_;  // ends first: its threads use all of the above
