@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "flexgen/runtime/kv_noise.h"
 
+#include <cstring>
 #include <set>
 
 #include "support/errors.h"
-#include "support/kv_cache.h"
+#include "support/kv_device.h"
 
 using namespace flexgen;
 using namespace flexgen::testing;
 
 TEST_CASE("made-up content is the same for the same seed, wherever it lies", "[runtime]") {
-  const auto content = [](KvOptions o, uint64_t seed, int64_t n) {
+  const auto content = [](KvOptions o, uint64_t seed, int64_t n, FakeDevice* card = nullptr) {
     KvStore store(std::move(o));
     const SequenceId a = store.create(), b = store.create();
     store.fill_synthetic(a, n, seed);
@@ -24,10 +25,19 @@ TEST_CASE("made-up content is the same for the same seed, wherever it lies", "[r
       for (bool last = false; !last; store.release()) {
         const KvView& v = store.acquire(layer, 0);
         last = v.last;
-        for (const KvSpan& s : v.spans)
+        for (size_t i = 0; i < v.spans.size(); ++i)
           for (int64_t p = 0; p < div_up(n, kPage); ++p)
-            for (std::byte* const* pages : {s.k_pages, s.v_pages})
-              values.insert(values.end(), reinterpret_cast<float*>(pages[p]), reinterpret_cast<float*>(pages[p]) + 1024);
+            for (std::byte* const* KvSpan::*pages : {&KvSpan::k_pages, &KvSpan::v_pages}) {
+              const std::byte* page = (v.spans[i].*pages)[p];
+              std::vector<float> there(1024);
+              if (card && page) {
+                const auto bytes = card->peek(page, 4096);
+                std::memcpy(there.data(), bytes.data(), 4096);
+              } else {
+                std::memcpy(there.data(), page ? page : (v.host_spans[i].*pages)[p], 4096);
+              }
+              values.insert(values.end(), there.begin(), there.end());
+            }
       }
     store.end_sweep();
     return values;
@@ -41,6 +51,11 @@ TEST_CASE("made-up content is the same for the same seed, wherever it lies", "[r
   Disk small(200);
   CHECK(content(small.options(40, 12, 0), 7, 100) == want);
   CHECK(content(KvOptions::in_memory(kLayers, kLayout, 1_MiB), 8, 100) != want);
+  for (const bool attend_on_host : {false, true})
+    for (const Lateness lateness : {Lateness::late, Lateness::random}) {
+      KvTiers tiers({.lateness = lateness, .device = 50, .host = 60, .disk = 60});
+      CHECK(content(tiers.options(12, {0.2, 0.4}, true, attend_on_host), 7, 100, &tiers.card) == want);
+    }
   KvStore store(KvOptions::in_memory(kLayers, kLayout, 1_MiB));
   const SequenceId a = store.create();
   store.fill_synthetic(a, 5, 1);

@@ -102,6 +102,32 @@ TEST_CASE("with a device, slots are in host memory and on disk", "[runtime]") {
   CHECK_FAULT(kv_requirement(no_disk), Fault::internal, "shares of 0.1 and 0.95");
 }
 
+TEST_CASE("pages that are attended on the host pass through no frames, and K and V have places alike", "[runtime]") {
+  for (const double device : {0.0, 0.333, 0.5}) {
+    CAPTURE(device);
+    KvDemand d = demand(device);
+    d.n_layers = 1;
+    d.n_sequences = 3;
+    d.host_share = 1 - device;
+    const KvRequirement moving = kv_requirement(d);
+    d.attend_on_host = true;
+    const KvRequirement r = kv_requirement(d);
+    CHECK(r.disk_pages == 0);
+    CHECK(r.host_pages % 2 == 0);
+    CHECK(r.memory_pages % 2 == 0);
+    CHECK(r.host_pages >= moving.host_pages);
+    CHECK(r.host_pages <= moving.host_pages + 1);
+    CHECK(r.staging_in == 4);  // one sequence's that was cut: K and V
+    CHECK(r.staging_in <= moving.staging_in);
+    CHECK(r.staging_out >= moving.staging_out);
+    d.host_share /= 2;
+    const KvRequirement disk_too = kv_requirement(d);
+    CHECK(disk_too.disk_pages % 2 == 0);
+    CHECK(disk_too.disk_pages + disk_too.host_pages >= r.host_pages);
+    CHECK(disk_too.staging_in >= r.staging_in);
+  }
+}
+
 TEST_CASE("pages are large enough for a disk and small beside the sequence", "[runtime]") {
   CHECK(choose_page_tokens(DType::f16, 32, 128, 160, true) == 32);      // 8 KiB a token
   CHECK(choose_page_tokens(DType::f16, 12, 64, 2048, true) == 192);     // 1.5 KiB a token: 288 KiB

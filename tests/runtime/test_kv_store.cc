@@ -4,7 +4,7 @@
 #include "flexgen/runtime/kv_store.h"
 
 #include "support/errors.h"
-#include "support/kv_cache.h"
+#include "support/kv_device.h"
 
 using namespace flexgen;
 using namespace flexgen::testing;
@@ -136,5 +136,72 @@ TEST_CASE("every position keeps what was written, wherever pages lie and however
       CHECK(k.peak_memory_bytes + k.peak_disk_bytes >= k.memory_bytes + k.disk_bytes);
       while (!c.tokens.empty()) c.drop(c.tokens.begin()->first);
       check_empty(c.store);
+    }
+}
+
+namespace {
+
+struct Split {
+  size_t device, host, disk;  // pages
+  size_t staging;
+  TierShare share;
+  bool overlap = true, attend_on_host = false;
+};
+
+// life() on a card, and what came of it
+KvStatistics life_on_card(const Split& s, Lateness lateness, uint32_t seed) {
+  KvTiers tiers({.lateness = lateness, .seed = seed, .device = s.device, .host = s.host, .disk = s.disk});
+  CardCache c(tiers, tiers.options(s.staging, s.share, s.overlap, s.attend_on_host));
+  life(c);
+  const KvStatistics k = c.store.statistics();
+  CHECK((c.positions_on_host > 0) == (s.attend_on_host && s.share.host > 0));
+  CHECK(k.memory_bytes + k.host_bytes + k.disk_bytes == c.store.used_pages() * c.store.page_bytes());
+  CHECK(k.reread_pages == 0);
+  if (s.attend_on_host && s.device == 400 && s.disk == 0) {  // what was written to the host does not come back
+    c.store.settle();
+    const uint64_t before = c.store.statistics().bytes_from_host;
+    std::vector<std::pair<SequenceId, int64_t>> all;
+    for (const auto& [id, tokens] : c.tokens) all.emplace_back(id, 1);
+    c.sweep(all);
+    CHECK(c.store.statistics().bytes_from_host == before);
+  }
+  while (!c.tokens.empty()) c.drop(c.tokens.begin()->first);
+  check_empty(c.store);
+  return k;
+}
+
+}  // namespace
+
+TEST_CASE("on a card every position keeps what was written, however pages are split over three tiers", "[runtime]") {
+  const std::vector<Split> splits{{400, 0, 0, 0, {1, 0}},          {400, 400, 0, 60, {0, 1}},           {400, 0, 400, 60, {0, 0}},
+                                  {400, 400, 400, 60, {0.3, 0.4}}, {60, 400, 400, 12, {0.2, 0.5}},      {60, 300, 100, 12, {0, 0.7}, false},
+                                  {40, 400, 200, 3, {0, 0.5}},     {400, 400, 400, 60, {0.2, 0}, false}, {44, 100, 300, 12, {0.9, 0.05}},
+                                  {60, 20, 400, 12, {0, 1}},       {60, 400, 20, 12, {0, 0}}};
+  for (const Split& s : splits)
+    for (const auto& [lateness, seed] : {std::pair{Lateness::late, 1u}, {Lateness::early, 2u}, {Lateness::random, 3u}, {Lateness::random, 4u}}) {
+      CAPTURE(s.device, s.host, s.disk, s.staging, s.share.device, s.share.host, s.overlap, seed);
+      const KvStatistics k = life_on_card(s, lateness, seed);
+      CHECK((k.bytes_from_host > 0) == (s.host > 0 && (s.share.host > 0 || s.disk < 100)));
+      CHECK((k.bytes_read > 0) == (s.disk > 0 && (s.share.device + s.share.host < 1 || s.host < 100)));
+      if (s.device < 400 || s.host + s.disk < 400) continue;
+      const auto near = [&](uint64_t pages, double share) {
+        return std::abs(static_cast<double>(pages) - share * static_cast<double>(k.full_pages)) < 3;
+      };
+      CHECK(near(k.full_pages_in_memory, s.share.device));
+      CHECK(near(k.full_pages_on_host, s.share.host));
+    }
+}
+
+TEST_CASE("pages that are attended on the host stay there, a sequence's first ones, K and V alike", "[runtime]") {
+  const std::vector<Split> splits{{400, 400, 0, 60, {0, 1}, true, true},          {400, 400, 0, 60, {0.5, 0.5}, false, true},
+                                  {400, 400, 400, 60, {0.3, 0.4}, true, true},    {400, 400, 400, 60, {0, 0.5}, true, true},
+                                  {400, 400, 400, 60, {0.1, 0.2}, false, true},   {70, 400, 400, 12, {0.2, 0.5}, true, true},
+                                  {400, 100, 400, 60, {0.2, 0.8}, true, true}};
+  for (const Split& s : splits)
+    for (const auto& [lateness, seed] : {std::pair{Lateness::late, 1u}, {Lateness::early, 2u}, {Lateness::random, 3u}, {Lateness::random, 4u}}) {
+      CAPTURE(s.device, s.host, s.disk, s.staging, s.share.device, s.share.host, s.overlap, seed);
+      const KvStatistics k = life_on_card(s, lateness, seed);
+      if (s.device < 400 || s.host < 400) continue;
+      CHECK(std::abs(static_cast<double>(k.full_pages_on_host) - s.share.host * static_cast<double>(k.full_pages)) < 5);
     }
 }

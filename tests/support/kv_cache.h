@@ -2,6 +2,8 @@
 // A KV store whose sequences know what they should hold, a disk for it that can misbehave, and a life to lead on both.
 #pragma once
 
+#include <atomic>
+#include <functional>
 #include <map>
 #include <utility>
 #include <vector>
@@ -17,9 +19,15 @@ inline constexpr KvLayout kLayout{DType::f32, 2, 16, kPage};  // 4 KiB pages
 
 inline Span span_of(SequenceId id, int64_t first, int64_t n) { return {id, std::vector<int32_t>(static_cast<size_t>(n)), first, n}; }
 
-// A store, what its sequences should hold, and sweeps that write and check it
+// A store, what its sequences should hold, and sweeps that write and check it. Where frames are a device's, whoever makes it says how
+// work is launched on the stream, and how it is waited for.
 struct Cache {
   explicit Cache(KvOptions options) : store(std::move(options)) {}
+
+  std::function<void(std::function<void()>)> launch = [](const std::function<void()>& now) { now(); };
+  std::function<void()> finish = [] {};
+  std::atomic<int> wrong{0};  // positions
+  int64_t positions_on_host = 0;  // attended there
 
   // one mark a position, in layer and kind
   static float mark(int32_t token, int64_t layer, int kind) { return static_cast<float>(token * 8 + layer * 2 + kind); }
@@ -37,6 +45,7 @@ struct Cache {
       for (int64_t layer = 0; layer < kLayers; ++layer)
         for (size_t m = 0; m < plan.micro_batches.size(); ++m) run(plan, layer, m);
       store.end_sweep();
+      finish();
     } catch (...) {
       store.abort_sweep();
       for (const auto& [id, n] : grow) store.truncate(id, store.length(id));
@@ -47,6 +56,7 @@ struct Cache {
         store.commit(s.sequence, s.n_tok());
         tokens[s.sequence].insert(tokens[s.sequence].end(), s.tokens.begin(), s.tokens.end());
       }
+    CHECK(wrong == 0);
   }
 
   void run(const SweepPlan& plan, int64_t layer, size_t m) {
@@ -57,28 +67,51 @@ struct Cache {
       last = v.last;
       ++groups;
       REQUIRE(!v.spans.empty());
-      for (const KvSpan& k : v.spans) {
+      REQUIRE((v.host_ranges.empty() || v.host_ranges.size() == v.spans.size()));
+      for (size_t i = 0; i < v.spans.size(); ++i) {
+        const KvSpan& k = v.spans[i];
         const Span& s = spans.at(done++);
         REQUIRE(k.n_tok == s.n_tok());
         REQUIRE(k.first_position == s.first_position);
-        for (int kind = 0; kind < 2; ++kind) {
-          std::byte* const* pages = kind == 0 ? k.k_pages : k.v_pages;
-          const auto at = [&](int64_t position) { return reinterpret_cast<float*>(pages[position / kPage]) + position % kPage * 16; };
-          for (int64_t i = 0; i < s.n_tok(); ++i) std::fill_n(at(s.first_position + i), 16, mark(s.tokens[static_cast<size_t>(i)], layer, kind));
-          // tokens of this sweep stand in no list yet
-          const auto& old = tokens[s.sequence];
-          bool right = true;
-          for (int64_t i = 0; i < std::min<int64_t>(static_cast<int64_t>(old.size()), s.first_position); ++i) {
-            const float want = mark(old[static_cast<size_t>(i)], layer, kind);
-            right &= at(i)[0] == want && at(i)[15] == want;
-          }
-          CHECK(right);
+        const int64_t behind = v.host_ranges.empty() ? 0 : v.host_ranges[i].end, pages = div_up(s.end(), kPage);
+        if (!v.host_ranges.empty()) {
+          REQUIRE((v.host_ranges[i].begin == 0 && v.ranges[i].begin == behind && v.ranges[i].end == s.end() && behind <= s.first_position));
+          REQUIRE((behind == 0 || v.spans[i].k_pages[0] == nullptr));
+          positions_on_host += behind;
+          const KvSpan& h = v.host_spans[i];
+          work(Work{s, layer, 0, behind, committed(s), list(h.k_pages, behind / kPage), list(h.v_pages, behind / kPage)});
         }
+        Work on_device{s, layer, behind, s.end(), committed(s), list(k.k_pages, pages), list(k.v_pages, pages)};
+        launch([this, w = std::move(on_device)] { work(w); });
       }
       store.release();
     }
     REQUIRE(done == spans.size());
   }
+
+  // What is done with a span's pages: the tokens of this sweep are written, those from before are compared. Positions [begin, end)
+  struct Work {
+    Span span;
+    int64_t layer, begin, end;
+    std::vector<int32_t> before;
+    std::vector<std::byte*> k_pages, v_pages;
+  };
+  void work(const Work& w) {
+    for (int kind = 0; kind < 2; ++kind) {
+      const auto& pages = kind == 0 ? w.k_pages : w.v_pages;
+      const auto at = [&](int64_t p) { return reinterpret_cast<float*>(pages[static_cast<size_t>(p / kPage)]) + p % kPage * 16; };
+      for (int64_t p = w.begin; p < w.end; ++p) {
+        if (p >= w.span.first_position) {
+          std::fill_n(at(p), 16, mark(w.span.tokens[static_cast<size_t>(p - w.span.first_position)], w.layer, kind));
+        } else if (p < static_cast<int64_t>(w.before.size())) {  // tokens of this sweep stand in no list yet
+          const float want = mark(w.before[static_cast<size_t>(p)], w.layer, kind);
+          if (at(p)[0] != want || at(p)[15] != want) ++wrong;
+        }
+      }
+    }
+  }
+  const std::vector<int32_t>& committed(const Span& s) { return tokens[s.sequence]; }
+  static std::vector<std::byte*> list(std::byte* const* pages, int64_t n) { return {pages, pages + n}; }
 
   SequenceId create() { return store.create(); }
   SequenceId fork(SequenceId id) {
@@ -130,6 +163,7 @@ inline void check_empty(KvStore& store) {
   CHECK(store.used_slots() == 0);
   CHECK(store.statistics().full_pages == 0);
   CHECK(store.statistics().full_pages_in_memory == 0);
+  CHECK(store.statistics().full_pages_on_host == 0);
 }
 
 // Prompts, cut ones too, single tokens, forks, cuts and ends, in the same order whatever the store

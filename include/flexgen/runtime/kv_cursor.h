@@ -2,7 +2,7 @@
 // The order in which a sweep goes through the cache, and how far it has come. The plan and the page tables tell the order of all pages
 // to come: layer by layer, in it micro-batch by micro-batch, in it sequence by sequence. The cursor runs over this order ahead of the
 // sweep and claims pages: those on disk are read into staging frames, as far ahead as there are such frames, always in order. So the
-// next page that is needed is never behind one that is not.
+// next page that is needed is never behind one that is not. A unit's first pages that are attended on the host are not claimed.
 //
 //   released <= acquired <= claimed: units before these are done with, in use, claimed
 #pragma once
@@ -53,6 +53,7 @@ class KvCursor {
       }
     }
     first_unit_.push_back(units_.size());
+    on_host_.assign(pager_.options().attend_on_host ? n_units() : 0, 0);
     released_ = acquired_ = claimed_ = claimed_pages_ = 0;
     running_ = true;
   }
@@ -68,13 +69,15 @@ class KvCursor {
     return {&unit(i).table->pages[list], &unit(i).table->pages[list + 1]};
   }
   size_t first_list(size_t i) const { return 2 * (i / units_.size()); }
-  // pages of a unit that there are, in the order they are read
+  // pages of a unit that there are and that it claims, in the order they are read
   template <typename Fn>
   void for_each_page(size_t i, Fn&& fn) const {
     const auto n = static_cast<size_t>(div_up(unit(i).span->end(), pager_.options().layout.page_tokens));
     for (auto* list : lists(i))
-      for (size_t p = 0; p < std::min(n, list->size()); ++p) fn((*list)[p]);
+      for (size_t p = on_host(i); p < std::min(n, list->size()); ++p) fn((*list)[p]);
   }
+  // the first pages of K and of V that are attended on the host: of a unit that is claimed, even in part, and until it is released
+  size_t on_host(size_t i) const { return on_host_.empty() ? 0 : on_host_[i]; }
 
   size_t released() const { return released_; }
   size_t acquired() const { return acquired_; }
@@ -96,9 +99,10 @@ class KvCursor {
       if (u.previous >= 0 && claimed_ - claimed_ % units_.size() + static_cast<size_t>(u.previous) >= released_) break;
       const auto n = static_cast<size_t>(div_up(u.span->end(), pager_.options().layout.page_tokens));
       const auto [k, v] = lists(claimed_);
-      const size_t n_k = std::min(n, k->size()), n_v = std::min(n, v->size());
+      if (claimed_pages_ == 0 && !on_host_.empty()) on_host_[claimed_] = count_on_host(u, *k, *v);
+      const size_t first = on_host(claimed_), n_k = std::min(n, k->size()) - first, n_v = std::min(n, v->size()) - first;
       for (; claimed_pages_ < n_k + n_v; ++claimed_pages_)
-        if (!pager_.claim(claimed_pages_ < n_k ? (*k)[claimed_pages_] : (*v)[claimed_pages_ - n_k], force)) return pager_.flush();
+        if (!pager_.claim(claimed_pages_ < n_k ? (*k)[first + claimed_pages_] : (*v)[first + claimed_pages_ - n_k], force)) return pager_.flush();
       ++claimed_;
       claimed_pages_ = 0;
     }
@@ -134,10 +138,19 @@ class KvCursor {
   }
 
  private:
+  // pages that the unit appends to are none of them
+  size_t count_on_host(const Unit& u, const std::vector<KvPageId>& k, const std::vector<KvPageId>& v) const {
+    const size_t most = std::min({k.size(), v.size(), static_cast<size_t>(u.span->first_position / pager_.options().layout.page_tokens)});
+    size_t n = 0;
+    while (n < most && pager_.on_host(k[n]) && pager_.on_host(v[n])) ++n;
+    return n;
+  }
+
   KvPager& pager_;
   bool running_ = false;
   std::vector<Unit> units_;
   std::vector<size_t> first_unit_;              // of each micro-batch, and the end
+  std::vector<size_t> on_host_;                 // of each unit of the sweep; empty: no page is attended on the host
   size_t released_ = 0, acquired_ = 0;
   size_t claimed_ = 0, claimed_pages_ = 0;      // and that many pages of the next unit
 };

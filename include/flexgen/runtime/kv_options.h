@@ -30,6 +30,9 @@ struct KvOptions {
   size_t writing_frames = 0;    // of the frames: for full pages on their way to slots
   double memory_share = 1;      // of the full pages, 0 .. 1
   double host_share = 0;        // in slots on the host; the rest is on disk
+  // Pages in slots on the host are attended there and stay. K and V then move together, and those on the host are a sequence's first.
+  bool attend_on_host = false;
+  std::span<std::byte> host_memory;  // the slots on the host, for that
   bool overlap = true;          // false: a page is read only when it is needed
   IoEngine* io = nullptr;       // outlives the store, as do the next four
   int spill_fd = -1;            // without slots on disk it is a name alone
@@ -59,6 +62,7 @@ struct KvOptions {
     o.writing_frames = r.staging_out;
     o.memory_share = d.memory_share;
     o.host_share = d.host_share;
+    o.attend_on_host = d.attend_on_host;
     o.overlap = d.overlap;
     return o;
   }

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <optional>
 #include <span>
@@ -39,6 +40,8 @@ class KvPager {
              options_.writing_frames, options_.frames);
     FG_CHECK(!options_.device || !options_.memory.empty(), "no memory of the device for {} frames", options_.frames);
     FG_CHECK(!options_.device || !spills() || options_.io->hashes(), "pages of a device, and nobody to hash them");
+    FG_CHECK(!options_.attend_on_host || options_.host_memory.size() >= options_.host_pages * page_bytes(), "{} bytes on the host for {} pages",
+             options_.host_memory.size(), options_.host_pages);
     if (spills()) {
       transfers_ = std::make_unique<Transfer[]>(options_.frames);
     } else {
@@ -65,6 +68,12 @@ class KvPager {
   // of a page that is claimed and was brought in, until it is no more claimed
   std::byte* data(KvPageId id) const { return frames_.data(pages_[id].frame); }
 
+  // Can it be read in its slot on the host? Then that is where, as long as nobody makes it writable or drops it.
+  bool on_host(KvPageId id) const { return tier(pages_[id]) == Tier::host && pages_[id].io != KvPage::Io::writing; }
+  std::byte* host_data(KvPageId id) const { return options_.host_memory.data() + spill_.index_on_host(pages_[id].slot) * page_bytes(); }
+  // ... or will be, when it is written
+  bool goes_to_host(KvPageId id) const { return tier(pages_[id]) == Tier::host; }
+
   void open(SequenceId id) { share_.open(id); }
   void forget(SequenceId id) { share_.forget(id); }
   // for the trace
@@ -84,7 +93,7 @@ class KvPager {
         wait_for_write();
       } else if (const auto victim = spill_.left() > 0 ? pages_.next_victim() : std::nullopt) {
         KvPage& p = pages_[*victim];
-        go_to(p, with_room(share_.choose_lower(p.layer(), p.sequence)));
+        go_to(p, with_room(share_.choose_lower(p.layer(), p.sequence), 1));
         send_out(std::span(&*victim, 1));
         spill_.flush();
       } else {
@@ -136,19 +145,33 @@ class KvPager {
 
   // --- out
 
-  // Pages that have just become full: each stays or is written behind.
-  void place(std::span<const KvPageId> ids) {
-    leaving_.clear();
-    for (const KvPageId id : ids) {
-      KvPage& p = pages_[id];
-      const Tier t = with_room(share_.choose(p.layer(), p.sequence));
-      p.full = true;
-      share_.count(p.layer(), p.sequence, Tier::device, 1);
-      if (t == Tier::device) continue;
-      go_to(p, t);
-      leaving_.push_back(id);
+  // A page that has just become full, and is claimed: it stays, or leaves with write_behind.
+  void place(KvPageId id) {
+    KvPage& p = pages_[id];
+    const Tier t = with_room(share_.choose(p.layer(), p.sequence), 1);
+    become_full(p);
+    leave_for(id, t);
+  }
+  // K and V of the same positions, alike. first: the first ones of their lists that are not on the host, perhaps themselves. When it is
+  // the host's turn these go, and the new ones take their places, so that a sequence's first pages are on the host.
+  void place_pair(const std::array<KvPageId, 2>& pair, const std::array<KvPageId, 2>& first) {
+    const KvPage& k = pages_[pair[0]];
+    const Tier t = with_room(share_.choose(k.layer(), k.sequence, 2), 2);
+    for (size_t i = 0; i < 2; ++i) {
+      Tier to = t;
+      if (t == Tier::host && first[i] != pair[i] && !goes_to_host(first[i])) {
+        to = tier(pages_[first[i]]);
+        move_to_host(first[i]);
+      }
+      become_full(pages_[pair[i]]);
+      leave_for(pair[i], to);
     }
+  }
+  void write_behind() {
     send_out(leaving_);
+    leaving_.clear();
+    for (const KvPageId id : fetched_) unclaim(id);
+    fetched_.clear();
   }
   void poll_writes() {
     if (writes_.empty()) return;
@@ -243,11 +266,17 @@ class KvPager {
   // Nobody will use what is claimed: everything in flight ends, staging frames are free.
   void forget_claims() noexcept {
     settle();
+    for (const KvPageId id : leaving_) {  // the place was chosen, and no more
+      go_to(pages_[id], Tier::device);
+      if (std::exchange(pages_[id].staged, false)) --staged_;
+    }
+    leaving_.clear();
     for (KvPageId id = 0; id < pages_.size(); ++id) {
       KvPage& p = pages_[id];
       p.claims = 0;
       if (p.staged) leave_memory(p);
     }
+    fetched_.clear();
   }
 
   KvStatistics statistics() const {
@@ -315,11 +344,34 @@ class KvPager {
     if (std::exchange(p.full, false)) share_.count(p.layer(), p.sequence, tier(p), -1);
   }
 
-  // A tier that has a slot, rather the wanted one; the device where none has
-  Tier with_room(Tier wanted) const {
-    if (wanted == Tier::device || spill_.left(wanted) > 0) return wanted;
+  // A tier that has n slots, rather the wanted one; the device where none has
+  Tier with_room(Tier wanted, size_t n) const {
+    if (wanted == Tier::device || spill_.left(wanted) >= n) return wanted;
     const Tier other = wanted == Tier::host ? Tier::disk : Tier::host;
-    return spill_.left(other) > 0 ? other : Tier::device;
+    return spill_.left(other) >= n ? other : Tier::device;
+  }
+  void become_full(KvPage& p) {
+    p.full = true;
+    share_.count(p.layer(), p.sequence, Tier::device, 1);
+  }
+  void leave_for(KvPageId id, Tier t) {
+    if (t == Tier::device) return;
+    go_to(pages_[id], t);
+    leaving_.push_back(id);
+  }
+  // A page that is not there: from its frame, into which it is fetched where it has none
+  void move_to_host(KvPageId id) {
+    KvPage& p = pages_[id];
+    const bool leaves_anyway = std::find(leaving_.begin(), leaving_.end(), id) != leaving_.end();
+    if (!leaves_anyway) wait_until_written(id);
+    if (!p.in_frame() || arriving(id)) {
+      claim(id, true);
+      fetched_.push_back(id);
+      one_.assign(1, id);
+      bring_in(one_);
+    }
+    go_to(p, Tier::host);
+    if (!leaves_anyway) leaving_.push_back(id);
   }
   // A page takes a slot, or gives its slot back: where the share counts it
   void go_to(KvPage& p, Tier to) {
@@ -436,7 +488,9 @@ class KvPager {
   size_t staged_ = 0;
   uint64_t writes_made_ = 0;
   std::vector<KvPageId> writes_;           // in flight
-  std::vector<KvPageId> leaving_;
+  std::vector<KvPageId> leaving_;          // to their slots, with write_behind
+  std::vector<KvPageId> fetched_;          // of these, claimed until then
+  std::vector<KvPageId> one_;
   int32_t layer_ = -1, micro_batch_ = -1;
   KvStatistics stats_;
 };

@@ -27,6 +27,7 @@ struct KvDemand {
   uint64_t look_ahead_bytes = 64_MiB;        // wanted for pages read ahead, where there are that many
   int64_t total_tokens = 0;                  // of all sequences together, at least the longest one's; 0: all are as long
   double host_share = 0;                     // of the full pages: in slots in host memory. The rest is on disk
+  bool attend_on_host = false;               // pages in host memory are attended there; K and V lie together
 };
 
 struct KvRequirement {
@@ -56,7 +57,9 @@ inline KvRequirement kv_requirement(const KvDemand& d) {
   FG_CHECK(d.memory_share >= 0 && d.memory_share <= 1, "share of the memory {}", d.memory_share);
   FG_CHECK(d.host_share >= 0 && d.memory_share + d.host_share <= 1 + 1e-9, "shares of {} and {}", d.memory_share, d.host_share);
   const int64_t page = d.layout.page_tokens, lists = 2 * d.n_layers;  // of a sequence
+  const int64_t together = d.attend_on_host ? 2 : 1;  // pages
   const auto share_of = [](int64_t n, double share) { return static_cast<int64_t>(std::ceil(static_cast<double>(n) * share)); };
+  const auto placed = [&](int64_t n, double share) { return static_cast<size_t>(round_up(share_of(n, share), together)); };
 
   KvRequirement r;
   r.frame_bytes = kv_frame_bytes(d.layout);
@@ -65,28 +68,31 @@ inline KvRequirement kv_requirement(const KvDemand& d) {
   const int64_t behind = div_up(d.tokens_per_sequence, page) - 1; // full ones beside the one that is filled last
   const int64_t most = d.total_tokens > 0 ? d.total_tokens / page : d.n_sequences * full;  // full pages of all sequences in one list
   r.unfilled_pages = static_cast<size_t>(lists * d.n_sequences);
-  r.memory_pages = static_cast<size_t>(share_of(lists * std::min(most, d.n_sequences * behind), d.memory_share));
+  r.memory_pages = placed(lists * std::min(most, d.n_sequences * behind), d.memory_share);
   if (d.memory_share == 1) return r;
   const int64_t most_full = lists * std::min(most, d.n_sequences * full);
   const double above = d.memory_share + d.host_share;  // the disk
-  if (above < 1 - 1e-9) r.disk_pages = static_cast<size_t>(most_full - static_cast<int64_t>(std::floor(static_cast<double>(most_full) * above)));
-  r.host_pages = static_cast<size_t>(share_of(most_full, d.host_share));
+  if (above < 1 - 1e-9) {
+    const int64_t left = most_full - static_cast<int64_t>(std::floor(static_cast<double>(most_full) * above));
+    r.disk_pages = static_cast<size_t>(round_up(left, together));
+  }
+  r.host_pages = placed(most_full, d.host_share);
   const auto lower = static_cast<int64_t>(r.disk_pages + r.host_pages);
   if (lower == 0) return r;
 
   // The store evens pages out over sequences and layers to within two of the share.
-  const double lower_share = 1 - d.memory_share;
-  const int64_t of_sequence = std::min(2 * full, share_of(2 * full, lower_share) + 2);  // pages in slots, in one layer
+  const double lower_share = 1 - d.memory_share, coming = d.attend_on_host ? std::max(0.0, 1 - above) : lower_share;
+  const int64_t of_sequence = std::min(2 * full, share_of(2 * full, coming) + 2 * together);  // pages that come from slots, in one layer
   const int64_t in_micro_batch = std::min(d.sequences_per_micro_batch, d.n_sequences);
   const int64_t of_micro_batch = in_micro_batch * of_sequence;
   r.smallest_staging_in = static_cast<size_t>(of_sequence);
   const auto wanted = static_cast<int64_t>(d.look_ahead_bytes / r.frame_bytes);
-  const int64_t ahead = d.overlap ? std::max(2 * of_micro_batch, wanted) : of_micro_batch;
+  const int64_t ahead = coming == 0 ? of_sequence : d.overlap ? std::max(2 * of_micro_batch, wanted) : of_micro_batch;
   r.staging_in = static_cast<size_t>(std::max(of_sequence, std::min({ahead, d.n_sequences * of_sequence, lower})));
 
   // Each span of a micro-batch can fill one page more than its tokens would alone. Twice that: one half is filled while the other is written.
   const int64_t filled = 2 * std::min(d.micro_batch_tokens, d.micro_batch_tokens / page + in_micro_batch);
-  const int64_t leaving = std::min(filled, share_of(filled, lower_share) + 2);
+  const int64_t leaving = std::min(filled, share_of(filled, lower_share) + 2 * together);
   r.staging_out = static_cast<size_t>(std::min((d.overlap ? 2 : 1) * leaving, lower));
   return r;
 }

@@ -27,6 +27,10 @@ struct KvView {
   std::vector<KvSpan> spans;          // in the micro-batch's order, rows counted from its beginning
   std::vector<std::byte*> addresses;  // what the spans' page lists point into
   bool last = true;                   // of the micro-batch
+  // Where positions are to be attended on the host (KvOptions::attend_on_host): the same spans with those pages, and the positions, from
+  // 0 on; and the positions of `spans` behind them. Either's lists have null for the other's pages. Empty: there are none.
+  std::vector<KvSpan> host_spans;
+  std::vector<PositionRange> host_ranges, ranges;
 };
 
 // thread: one at a time
@@ -112,8 +116,9 @@ class KvStore {
           const std::array<uint64_t, 2> place{list, i};
           pager_.fill(pair[kind], noise.page(XXH3_64bits_withSeed(place.data(), sizeof place, seed)));
         }
+        if (i < full) place(t.pages[first], t.pages[first + 1], i);
+        pager_.write_behind();
         for (const KvPageId p : pair) pager_.unclaim(p);
-        if (i < full) pager_.place(pair);
         if (i + 1 == n) pager_.flush();
       }
     t.length = n_tok;
@@ -166,15 +171,14 @@ class KvStore {
   void release() {
     const size_t first = cursor_.released(), last = cursor_.acquired();
     FG_CHECK(cursor_.running() && last > first, "nothing is acquired");
-    cursor_.release();
-    filled_.clear();
     for (size_t i = first; i < last; ++i) {
       const Span& span = *cursor_.unit(i).span;
       const auto from = static_cast<size_t>(span.first_position / layout_.page_tokens), to = static_cast<size_t>(span.end() / layout_.page_tokens);
-      for (size_t p = from; p < to; ++p)
-        for (const auto* list : cursor_.lists(i)) filled_.push_back((*list)[p]);
+      const auto [k, v] = cursor_.lists(i);
+      for (size_t p = from; p < to; ++p) place(*k, *v, p);
     }
-    pager_.place(filled_);
+    pager_.write_behind();
+    cursor_.release();
     if (ahead()) cursor_.advance(cursor_.n_units());
     pager_.flush();
   }
@@ -226,6 +230,18 @@ class KvStore {
     return list.back();
   }
 
+  // Page p of K and V in a layer is full.
+  void place(const std::vector<KvPageId>& k, const std::vector<KvPageId>& v, size_t p) {
+    if (pager_.options().attend_on_host) {
+      size_t first = 0;
+      while (first < p && pager_.goes_to_host(k[first]) && pager_.goes_to_host(v[first])) ++first;
+      pager_.place_pair({k[p], v[p]}, {k[first], v[first]});
+    } else {
+      pager_.place(k[p]);
+      pager_.place(v[p]);
+    }
+  }
+
   // Page i of each list of a sequence, behind the last one of another's; what lies on disk comes as for a sweep.
   void copy_last_pages(const KvTable& source, size_t i, SequenceId to) {
     for (size_t list = 0, end = 0; list < n_lists();) {
@@ -269,17 +285,34 @@ class KvStore {
   void show(size_t first, size_t last) {
     view_.spans.clear();
     view_.addresses.clear();
+    view_.host_spans.clear();
+    view_.host_ranges.clear();
+    view_.ranges.clear();
+    bool any_on_host = false;
+    size_t n = 0;
     for (size_t i = first; i < last; ++i) {
-      const KvCursor::Unit& u = cursor_.unit(i);
-      cursor_.for_each_page(i, [&](KvPageId id) { view_.addresses.push_back(pager_.data(id)); });
-      view_.spans.push_back({u.first_row, u.span->n_tok(), u.span->first_position, nullptr, nullptr});
+      any_on_host |= cursor_.on_host(i) > 0;
+      n += 2 * n_pages(cursor_.unit(i).span->end());
     }
-    std::byte* const* next = view_.addresses.data();  // they stand still now
+    view_.addresses.resize(any_on_host ? 2 * n : n, nullptr);
+    std::byte** next = view_.addresses.data();  // they stand still now
+    const auto add = [&](std::vector<KvSpan>& spans, size_t i, size_t from, size_t to, auto&& address) {
+      const KvCursor::Unit& u = cursor_.unit(i);
+      std::array<std::byte**, 2> pages{};
+      for (size_t kind = 0; kind < 2; ++kind, next += n_pages(u.span->end())) {
+        pages[kind] = next;
+        for (size_t p = from; p < to; ++p) next[p] = address((*cursor_.lists(i)[kind])[p]);
+      }
+      spans.push_back({u.first_row, u.span->n_tok(), u.span->first_position, pages[0], pages[1]});
+    };
+    for (size_t i = first; i < last; ++i)
+      add(view_.spans, i, cursor_.on_host(i), n_pages(cursor_.unit(i).span->end()), [&](KvPageId id) { return pager_.data(id); });
+    if (!any_on_host) return;
     for (size_t i = first; i < last; ++i) {
-      const size_t n = n_pages(cursor_.unit(i).span->end());
-      view_.spans[i - first].k_pages = next;
-      view_.spans[i - first].v_pages = next + n;
-      next += 2 * n;
+      add(view_.host_spans, i, 0, cursor_.on_host(i), [&](KvPageId id) { return pager_.host_data(id); });
+      const int64_t behind = static_cast<int64_t>(cursor_.on_host(i)) * layout_.page_tokens;
+      view_.host_ranges.push_back({0, behind});
+      view_.ranges.push_back({behind, cursor_.unit(i).span->end()});
     }
   }
 
@@ -289,7 +322,7 @@ class KvStore {
   KvPager pager_;
   KvCursor cursor_{pager_};
   size_t n_micro_batches_ = 0;
-  std::vector<KvPageId> arriving_, filled_;
+  std::vector<KvPageId> arriving_;
   KvView view_;
 };
 
