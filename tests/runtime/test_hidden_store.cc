@@ -5,6 +5,7 @@
 
 #include "flexgen/io/file.h"
 #include "support/errors.h"
+#include "support/kv_device.h"
 #include "support/streamed_model.h"
 #include "support/temp_dir.h"
 
@@ -104,4 +105,73 @@ TEST_CASE("states that come back changed, or not at all, are an error", "[runtim
   no_room.acquire(0, true), no_room.release(0, true);
   CHECK_FAULT(no_room.acquire(0, false), Fault::space, "No space left on device");
   CHECK_FAULT(HiddenStore({.memory_share = 0.5}), Fault::internal, "no spill file");
+}
+
+TEST_CASE("hidden states of a card survive the way to the host and to disk", "[runtime]") {
+  using testing::Lateness;
+  const std::vector<int64_t> sizes{64, 1, 7, 64, 2, 300};
+  const size_t unit = HiddenStore::frame_bytes(300, kWidth);
+  for (const auto& [memory, host] : {std::pair{1.0, 0.0}, {0.0, 1.0}, {0.0, 0.0}, {0.3, 0.4}, {0.5, 0.0}, {0.0, 0.5}})
+    for (const auto& [lateness, seed] : {std::pair{Lateness::late, 1u}, {Lateness::early, 2u}, {Lateness::random, 3u}, {Lateness::random, 4u}}) {
+      CAPTURE(memory, host, seed);
+      testing::ThreeTiers tiers({.lateness = lateness, .seed = seed, .unit = unit, .device = sizes.size() + HiddenStore::kFrames,
+                                 .host = sizes.size(), .disk = sizes.size(), .faults = {.flip = {0}}});
+      HiddenStore store({.memory_share = memory,
+                         .host_share = host,
+                         .memory = tiers.memory.memory().first(sizes.size() * unit),
+                         .frames = tiers.memory.memory().last(HiddenStore::kFrames * unit),
+                         .io = &tiers.io,
+                         .fd = tiers.file.get(),
+                         .host_offset = tiers.host_offset,
+                         .look_ahead = seed != 2});
+      std::atomic<int> wrong{0};
+      for (int sweep = 0; sweep < 2; ++sweep) {
+        store.begin_sweep(sizes, kWidth);
+        for (int step = 0; step < 4; ++step)
+          for (size_t b = 0; b < sizes.size(); ++b) {
+            float* const h = store.acquire(b, step == 0);
+            tiers.card.run(tiers.stream, [&wrong, h, step, b, n = sizes[b] * kWidth] {
+              for (int64_t i = 0; i < n; ++i) {
+                if (step > 0 && h[i] != value(b, i, step - 1)) ++wrong;
+                h[i] = value(b, i, step);
+              }
+            });
+            store.release(b, true);
+          }
+      }
+      tiers.card.synchronize_stream(tiers.stream);
+      CHECK(wrong == 0);
+      const HiddenStatistics& s = store.statistics();
+      CHECK((s.bytes_to_host > 0) == (host > 0));
+      CHECK((s.bytes_from_host > 0) == (host > 0));
+      CHECK((s.bytes_written > 0) == (memory + host < 1));
+      CHECK(s.reread == (s.bytes_read > 0 ? 1 : 0));
+    }
+}
+
+TEST_CASE("a card that breaks under hidden states says so", "[runtime]") {
+  int failures = 0;
+  for (int64_t at = 30; at < 130; at += 3) {
+    CAPTURE(at);
+    try {
+      testing::ThreeTiers tiers({.seed = static_cast<uint32_t>(at), .device = 7, .host = 4, .disk = 4, .fail_call = at});
+      HiddenStore store({.memory_share = 0, .host_share = 0.5, .memory = tiers.memory.memory().first(4 * 4096),
+                         .frames = tiers.memory.memory().last(3 * 4096), .io = &tiers.io, .fd = tiers.file.get(), .host_offset = tiers.host_offset});
+      store.begin_sweep(std::vector<int64_t>(4, 8), kWidth);
+      for (int step = 0; step < 6; ++step)
+        for (size_t b = 0; b < 4; ++b) {
+          store.acquire(b, step == 0);
+          tiers.card.run(tiers.stream, [] {});
+          store.release(b, true);
+        }
+    } catch (const Error& e) {
+      ++failures;
+      CHECK(e.fault() == Fault::gpu);
+      CHECK_THAT(e.what(), Catch::Contains("failed on purpose"));
+    }
+  }
+  CHECK(failures > 5);
+  testing::ThreeTiers tiers({.device = 7, .host = 4});
+  HiddenStore nothing({.memory_share = 0.5, .host_share = 0.5, .io = &tiers.io, .fd = 0});
+  CHECK_FAULT(nothing.begin_sweep(std::vector<int64_t>(4, 8), kWidth), Fault::internal, "no memory for 1536 bytes");
 }

@@ -3,7 +3,7 @@
 #include "flexgen/runtime/kv_pager.h"
 
 #include "support/errors.h"
-#include "support/kv_cache.h"
+#include "support/kv_device.h"
 
 using namespace flexgen;
 using namespace flexgen::testing;
@@ -151,4 +151,73 @@ TEST_CASE("pages that a full disk refuses stay in memory", "[runtime]") {
   c.drop(a);
   c.drop(b);
   check_empty(c.store);
+}
+
+namespace {
+
+// A card, some of whose pages are on the host and some on disk
+KvTiers three_tiers(uint32_t seed, FakeFaults faults = {}, int64_t fail_call = 0) {
+  const auto lateness = std::array{Lateness::late, Lateness::early, Lateness::random}[seed % 3];
+  return KvTiers({.lateness = lateness, .seed = seed, .device = 44, .host = 100, .disk = 300, .faults = std::move(faults), .fail_call = fail_call});
+}
+const TierShare kThirds{0.3, 0.3};
+
+}  // namespace
+
+TEST_CASE("behind a card: a damaged page is read again, and whichever request of the disk fails, what is committed is whole", "[runtime]") {
+  int64_t n = 0;
+  {
+    KvTiers tiers = three_tiers(3, {.flip = {0}});
+    CardCache c(tiers, tiers.options(12, kThirds));
+    short_life(c);
+    CHECK(c.store.statistics().reread_pages == 1);
+    n = tiers.disk.submitted();
+  }
+  REQUIRE(n > 15);
+  size_t failures = 0;
+  for (const bool lasting : {false, true})
+    for (int64_t at = 0; at < n; at += FLEXGEN_SANITIZED ? 5 : 1) {
+      CAPTURE(lasting, at);
+      KvTiers tiers = three_tiers(static_cast<uint32_t>(at + 1), {.fail_from = at, .fail_until = lasting ? INT64_MAX : at + 1});
+      CardCache c(tiers, tiers.options(12, kThirds, at % 2 == 0, at % 4 < 2));
+      try {
+        short_life(c);
+      } catch (const Error& e) {
+        ++failures;
+        CHECK(e.fault() == Fault::io);
+        CHECK_THAT(e.what(), Catch::Contains("/spill/file: ") && Catch::Contains(": Input/output error. Check the disk"));
+      }
+      c.store.settle();
+      tiers.disk.set_faults({});
+      std::vector<std::pair<SequenceId, int64_t>> all;
+      for (const auto& [id, tokens] : c.tokens) all.emplace_back(id, 1);
+      if (!all.empty()) c.sweep(all);
+      while (!c.tokens.empty()) c.drop(c.tokens.begin()->first);
+      check_empty(c.store);
+    }
+  CHECK(failures > 3);
+}
+
+TEST_CASE("a card that breaks, at whichever call, ends the sweep with what it said", "[runtime]") {
+  int64_t n = 0;
+  {
+    KvTiers tiers = three_tiers(1);
+    CardCache c(tiers, tiers.options(12, kThirds));
+    short_life(c);
+    n = tiers.card.calls();
+  }
+  int64_t failures = 0;
+  for (int64_t at = 1, seed = 1; at < n; at += n / (FLEXGEN_SANITIZED ? 20 : 60), ++seed) {
+    CAPTURE(at);
+    try {
+      KvTiers tiers = three_tiers(static_cast<uint32_t>(seed), {}, at);
+      CardCache c(tiers, tiers.options(12, kThirds, seed % 2 == 0, seed % 4 < 2));
+      short_life(c);
+    } catch (const Error& e) {
+      ++failures;
+      CHECK(e.fault() == Fault::gpu);
+      CHECK_THAT(e.what(), Catch::Contains(fmt::format("(Fake card): call {} failed on purpose", at)));
+    }
+  }
+  CHECK(failures > 10);
 }

@@ -237,6 +237,7 @@ class HiddenStore {
   void check(const Frame& f, bool was_read) const {
     const int error = f.ticket.error();
     if (error == 0) return;
+    if (error == IoTicket::kDevice) options_.io->rethrow();
     fail(error == ENOSPC || error == EDQUOT ? Fault::space : Fault::io,
          "{}: {} hidden states of micro-batch {}, {} bytes at offset {}, failed: {}. Check the disk", options_.path, was_read ? "reading" : "writing",
          f.batch, frame_bytes_, offset(f), error == IoTicket::kEndOfFile ? "the file ends before" : std::strerror(error));

@@ -85,9 +85,11 @@ class KvSpill {
 
   // page: which one, in words
   [[noreturn]] void fail_read(Slot s, int error, const std::string& page) const {
+    if (error == IoTicket::kDevice) io_->rethrow();
     fail(Fault::io, "{}: reading {} at offset {}: {}. Check the disk", name_, page, offset(s), text(error));
   }
   [[noreturn]] void fail_write(Slot s, int error, const std::string& page) const {
+    if (error == IoTicket::kDevice) io_->rethrow();
     if (error == ENOSPC)
       fail(Fault::space, "{}: writing {} at offset {}: {}. Free space on that disk or give the KV cache more memory", name_, page, offset(s),
            text(error));
