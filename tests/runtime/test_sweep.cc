@@ -3,24 +3,22 @@
 // instruction set and however many threads, logits have the same bits.
 #include "flexgen/runtime/sweep.h"
 
-#include <cstring>
 #include <set>
 
 #include "kernels/registry.h"
 #include "support/errors.h"
 #include "support/fake_io_engine.h"
-#include "support/golden.h"
+#include "support/swept_logits.h"
 
 using namespace flexgen;
 using testing::CheckpointWeights;
 using testing::Golden;
 using testing::GoldenSequence;
+using testing::relative_error;
+using testing::same_bits;
+using testing::Shape3;
 
 namespace {
-
-struct Shape3 {
-  int64_t max_spans, max_tokens, piece;  // tokens of a sequence that a sweep takes at most
-};
 
 // logits of every position of every sequence, [n_tok, V] each
 std::vector<std::vector<float>> all_logits(const Golden& g, const std::vector<GoldenSequence>& sequences, const Backend& backend, int threads,
@@ -30,34 +28,7 @@ std::vector<std::vector<float>> all_logits(const Golden& g, const std::vector<Go
   kv.pool = &pool;
   KvStore cache(std::move(kv));
   Sweep sweep(g.model(), backend, {&pool, nullptr}, weights, cache, options);
-  std::vector<std::vector<int32_t>> tokens;
-  std::vector<SequenceId> ids;
-  std::vector<std::vector<float>> out;
-  for (const GoldenSequence& s : sequences) {
-    auto& t = tokens.emplace_back(s.prompt_tokens);
-    t.insert(t.end(), s.tokens.begin(), s.tokens.end() - 1);
-    ids.push_back(cache.create());
-    out.emplace_back(t.size() * static_cast<size_t>(g.model().vocab), std::nanf(""));
-  }
-  for (bool more = true; more;) {
-    more = false;
-    std::vector<Span> spans;
-    for (size_t i = 0; i < tokens.size(); ++i) {
-      const int64_t done = cache.length(ids[i]), n = std::min<int64_t>(shape.piece, static_cast<int64_t>(tokens[i].size()) - done);
-      if (n == 0) continue;
-      more = true;
-      spans.push_back({ids[i], {tokens[i].begin() + done, tokens[i].begin() + done + n}, done, 0});
-    }
-    const SweepPlan plan = pack(std::move(spans), shape.max_spans, shape.max_tokens);
-    sweep.run(plan, [&](const LogitsRow& row) {
-      const Span& s = plan.micro_batches[row.micro_batch].spans[row.span];
-      const size_t i = static_cast<size_t>(std::find(ids.begin(), ids.end(), s.sequence) - ids.begin());
-      std::copy(row.values.begin(), row.values.end(), out[i].begin() + (s.first_position + row.token) * g.model().vocab);
-    });
-    for (const MicroBatch& m : plan.micro_batches)
-      for (const Span& s : m.spans) cache.commit(s.sequence, s.n_tok());
-  }
-  return out;
+  return testing::swept_logits(sweep, cache, g.model().vocab, sequences, shape);
 }
 
 std::vector<std::vector<float>> all_logits(const Golden& g, const std::vector<GoldenSequence>& sequences, const Backend& backend, int threads,
@@ -65,25 +36,6 @@ std::vector<std::vector<float>> all_logits(const Golden& g, const std::vector<Go
                                            int64_t block_rows = 48) {
   const KvLayout layout{kv, g.model().n_kv_heads, g.model().head_dim, page_tokens};
   return all_logits(g, sequences, backend, threads, shape, KvOptions::in_memory(g.model().n_layers, layout, 256_MiB), options, block_rows);
-}
-
-// largest difference over the largest logit; infinity where anything is not a number
-double relative_error(const std::vector<float>& got, const std::vector<float>& want) {
-  if (got.size() != want.size()) return INFINITY;
-  double worst = 0, largest = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    const double d = std::abs(static_cast<double>(got[i]) - static_cast<double>(want[i]));
-    if (!(d <= worst)) worst = std::isfinite(d) ? d : INFINITY;
-    largest = std::max(largest, std::abs(static_cast<double>(want[i])));
-  }
-  return worst / largest;
-}
-
-bool same_bits(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b) {
-  if (a.size() != b.size()) return false;
-  for (size_t i = 0; i < a.size(); ++i)
-    if (a[i].size() != b[i].size() || std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0) return false;
-  return true;
 }
 
 }  // namespace
@@ -162,13 +114,7 @@ TEST_CASE("a trace has every operation of every layer, one after the other", "[r
 TEST_CASE("logits have the same bits wherever the cache lies", "[runtime]") {
   const Golden g(testing::test_data("golden/head128-bf16-sharded"));
   const Backend& fast = *backends().front();
-  std::vector<GoldenSequence> sequences = g.sequences;  // longer, of several pages
-  int64_t longest = 0;
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    auto& t = sequences[i].prompt_tokens;
-    while (t.size() < 60 + 10 * i) t.push_back(static_cast<int32_t>(5 + t.size() * 7 % 490));
-    longest = std::max(longest, static_cast<int64_t>(t.size() + sequences[i].tokens.size()) - 1);
-  }
+  const std::vector<GoldenSequence> sequences = testing::longer(g);
   const auto want = all_logits(g, sequences, fast, 2, {16, 512, 1000});
   struct Setting {
     double share;
@@ -186,8 +132,8 @@ TEST_CASE("logits have the same bits wherever the cache lies", "[runtime]") {
     const Setting& s = settings[i];
     CAPTURE(i);
     const KvLayout layout{DType::f32, g.model().n_kv_heads, g.model().head_dim, s.page_tokens};
-    const KvDemand demand{g.model().n_layers, layout, static_cast<int64_t>(sequences.size()), longest, s.shape.max_spans, s.shape.max_tokens,
-                          s.share, s.overlap, 0};
+    const KvDemand demand{g.model().n_layers, layout, static_cast<int64_t>(sequences.size()), testing::longest(sequences), s.shape.max_spans,
+                          s.shape.max_tokens, s.share, s.overlap, 0};
     const KvRequirement r = kv_requirement(demand);
     KvOptions o = KvOptions::planned(demand, r);
     if (s.smallest) {

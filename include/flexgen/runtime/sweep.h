@@ -25,6 +25,7 @@
 #include "flexgen/runtime/compute_clock.h"
 #include "flexgen/runtime/hidden_store.h"
 #include "flexgen/runtime/kv_store.h"
+#include "flexgen/runtime/split_attention.h"
 #include "flexgen/runtime/sweep_plan.h"
 #include "flexgen/runtime/weight_stream.h"
 
@@ -34,6 +35,7 @@ struct SweepOptions {
   uint64_t activation_bytes = 256_MiB;  // of scratch; above it, micro-batches share one
   uint64_t logits_bytes = 64_MiB;       // logits that lie in memory at a time
   HiddenStoreOptions hidden;            // states on disk: step outside, whatever fits
+  HostAttention host_attention;         // with a device, where cache pages are attended on the host
   bool merge_steps = false;             // attention and MLP of a layer are one step: fewer hand-overs, more weights held
   std::span<std::byte> scratch, head;   // memory for these, of scratch_bytes and head_bytes; empty: buffers of its own. With a device its
   std::span<std::byte> host_logits;     // memory, and pinned memory for the logits of head_rows
@@ -97,6 +99,7 @@ class Sweep {
         cache_(cache),
         options_(std::move(options)),
         hidden_(options_.hidden),
+        split_attention_(options_.host_attention),
         clock_(queue.device, options_.trace) {
     for (const Step& step : program_.body) announce(step, body_);
     announce(program_.head, head_matrices_);
@@ -306,10 +309,18 @@ class Sweep {
         stats_.cache_bytes += 2 * static_cast<uint64_t>(div_up(s.first_position + s.n_tok, cache_.layout().page_tokens)) * page_bytes;
       compute(op, layer, {&r, 1}, [&] {
         kv_append(backend_, {qkv.columns(q_width, kv_width), qkv.columns(q_width + kv_width, kv_width), cache_.layout(), kv.spans}, queue_);
-        attention(
-            backend_,
-            {qkv.columns(0, q_width), view(r, op.out, q_width), model_.n_heads, 1.0f / std::sqrt(static_cast<float>(d)), cache_.layout(), kv.spans},
-            queue_);
+        const AttentionArgs all{.q = qkv.columns(0, q_width),
+                                .y = view(r, op.out, q_width),
+                                .n_heads = model_.n_heads,
+                                .scale = 1.0f / std::sqrt(static_cast<float>(d)),
+                                .layout = cache_.layout(),
+                                .spans = kv.spans,
+                                .ranges = {}};
+        if (kv.host_ranges.empty()) {
+          attention(backend_, all, queue_);
+        } else {
+          split_attention_(backend_, queue_, all, kv);
+        }
       });
       cache_.release();
       weights_.advance();
@@ -374,6 +385,7 @@ class Sweep {
   const std::atomic<bool>* stop_ = nullptr;
   std::vector<TensorRef> body_, head_matrices_;  // in the order they are gone through
   HiddenStore hidden_;
+  SplitAttention split_attention_;
   ComputeClock clock_;
   std::vector<Rows> rows_;
   std::vector<Wanted> wanted_;
