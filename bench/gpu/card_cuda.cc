@@ -20,17 +20,18 @@ std::string version(int v) { return fmt::format("{}.{}", v / 1000, v % 1000 / 10
 }  // namespace
 
 void check_launch(int error, const char* what) {
-  if (error != cudaSuccess) fail(Fault::gpu, "{}: {}", what, cudaGetErrorName(static_cast<cudaError_t>(error)));
+  if (error != 0) fail(Fault::gpu, "{}: {}", what, cuda::error_text(error));
 }
 
 OpenedCard open_card(int index, std::string& why_not) {
   OpenedCard opened;
-  int n = 0;
-  if (const cudaError_t error = cudaGetDeviceCount(&n); error != cudaSuccess || index >= n) {
-    why_not = error != cudaSuccess ? cudaGetErrorString(error) : fmt::format("{} cards, cuda:{} asked for", n, index);
+  const size_t cards = cuda::cuda_devices(&why_not).size();
+  if (index < 0 || static_cast<size_t>(index) >= cards) {
+    if (cards > 0) why_not = fmt::format("{} cards, cuda:{} asked for", cards, index);
     return opened;
   }
-  opened.device = cuda::open_device(index);
+  opened.device = cuda::open_cuda_device(index);
+  check_launch(cuda::use_card(index), "use_card");
   const DeviceInfo& info = opened.device->info();
   int driver = 0, runtime = 0;
   check_launch(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");

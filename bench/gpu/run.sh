@@ -117,7 +117,7 @@ gpu_check=$bin/gpu_check
 
 # cuBLASLt where it lies beside the toolkit or in Python's packages
 if ! ldconfig -p 2>/dev/null | grep -q 'libcublasLt\.so\.1[23]'; then
-  for lib in /usr/local/cuda*/lib64/libcublasLt.so.1[23] /usr/local/cuda*/targets/*/lib/libcublasLt.so.1[23] \
+  for lib in /usr/local/cuda*/lib{64,}/libcublasLt.so.1[23] /usr/local/cuda*/targets/*/lib/libcublasLt.so.1[23] \
     /opt/*/.venv/lib/python3*/site-packages/nvidia/*/lib/libcublasLt.so.1[23] /usr/lib/python3*/*-packages/nvidia/*/lib/libcublasLt.so.1[23]; do
     [ -e "$lib" ] || continue
     LD_LIBRARY_PATH=$(dirname "$lib")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
