@@ -12,6 +12,7 @@
 
 #include "kernels/emu/block.h"
 #include "kernels/emu/emulator.h"
+#include "kernels/emu/launcher.h"
 #include "kernels/emu/symbols.h"
 
 namespace flexgen::emu {
@@ -28,6 +29,15 @@ struct Active {
 Active& active() {
   static Active a;
   return a;
+}
+
+struct Launches {
+  std::mutex mutex;
+  std::shared_ptr<const GiveLaunch> give;
+};
+Launches& launches() {
+  static Launches l;
+  return l;
 }
 
 // PTX ISA and CUDA programming guide, "Technical specifications per compute capability"
@@ -152,6 +162,27 @@ void Session::add(const void* data, size_t bytes, std::string name) {
   Active& a = active();
   const std::lock_guard lock(a.mutex);
   a.buffers.push_back(data);
+}
+
+Launcher::Launcher(GiveLaunch give) {
+  const std::lock_guard lock(launches().mutex);
+  if (launches().give) throw std::logic_error("emu::Launcher: another one gets the launches. End it first");
+  launches().give = std::make_shared<const GiveLaunch>(std::move(give));
+}
+
+Launcher::~Launcher() {
+  const std::lock_guard lock(launches().mutex);
+  launches().give = nullptr;
+}
+
+void launch(void* stream, std::function<void()> kernel) {
+  std::shared_ptr<const GiveLaunch> give;
+  {
+    const std::lock_guard lock(launches().mutex);
+    give = launches().give;
+  }
+  if (give) return (*give)(stream, std::move(kernel));
+  kernel();
 }
 
 void run(const LaunchShape& shape, KernelBody body, void* context, const void* kernel, bool hooked) {

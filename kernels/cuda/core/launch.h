@@ -6,6 +6,9 @@
 #include <type_traits>
 
 #include "kernels/cuda/core/qualifiers.h"
+#ifndef __CUDACC__
+#include "kernels/emu/launcher.h"
+#endif
 
 namespace flexgen::cuda {
 
@@ -25,7 +28,8 @@ static constexpr bool kHooked = false;
 inline constexpr size_t kLargestArguments = 4096;                 // bytes, of all arguments of a kernel
 inline constexpr size_t kSharedWithoutAsking = size_t{48} << 10;  // bytes of dynamic shared memory; more needs an attribute
 
-// Returns a CUDA error code (0: launched). Asynchronous on a card; in the emulator the kernel has run, or emu::Error was thrown.
+// Returns a CUDA error code (0: launched). Asynchronous on a card; in the emulator the kernel has run, or emu::Error was thrown, unless
+// an emu::Launcher has it.
 template <typename... Parameters, typename... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_bytes, Stream stream, const Arguments&... arguments) {
   static_assert((sizeof(Parameters) + ... + 0) <= kLargestArguments);
@@ -39,12 +43,13 @@ int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_
   kernel<<<grid, block, dynamic_bytes, static_cast<cudaStream_t>(stream)>>>(static_cast<Parameters>(arguments)...);
   return static_cast<int>(cudaGetLastError());
 #else
-  static_cast<void>(stream);
-  const auto call = [&]() __attribute__((no_sanitize("thread"))) { kernel(static_cast<Parameters>(arguments)...); };
+  const auto call = [kernel, ... values = static_cast<Parameters>(arguments)]() __attribute__((no_sanitize("thread"))) { kernel(values...); };
   using Call = decltype(call);
-  emu::run(
-      {grid, block, dynamic_bytes}, [](void* context) __attribute__((no_sanitize("thread"))) { (*static_cast<Call*>(context))(); },
-      const_cast<void*>(static_cast<const void*>(&call)), reinterpret_cast<const void*>(kernel), kHooked);
+  emu::launch(stream, [=] {
+    emu::run(
+        {grid, block, dynamic_bytes}, [](void* context) __attribute__((no_sanitize("thread"))) { (*static_cast<Call*>(context))(); },
+        const_cast<void*>(static_cast<const void*>(&call)), reinterpret_cast<const void*>(kernel), kHooked);
+  });
   return 0;
 #endif
 }
