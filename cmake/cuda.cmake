@@ -78,6 +78,9 @@ function(flexgen_add_cuda_library)
   add_library(flexgen_cuda STATIC ${sources} $<TARGET_OBJECTS:flexgen_cuda_kernels>)
   target_include_directories(flexgen_cuda PUBLIC ${CMAKE_SOURCE_DIR})
   target_link_libraries(flexgen_cuda PUBLIC flexgen_core CUDA::cudart_static ${CMAKE_DL_LIBS} PRIVATE flexgen_dev)
+  list(JOIN CMAKE_CUDA_ARCHITECTURES "," architectures)
+  set_source_files_properties(${CMAKE_SOURCE_DIR}/kernels/cuda/runtime/cuda_device.cc PROPERTIES
+    COMPILE_DEFINITIONS "FLEXGEN_CUDA_ARCHITECTURES=\"${architectures}\"")
 endfunction()
 
 # Target check_ptxas: compares what ptxas said of every kernel that was built with kernels/cuda/registers.txt, for the cards that both

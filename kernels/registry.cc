@@ -8,8 +8,12 @@
 #include <cpuid.h>
 #endif
 
+#include "flexgen/memory/device_text.h"
 #include "flexgen/ops/ref/backend.h"
 #include "kernels/cpu/driver.h"
+#ifdef FLEXGEN_WITH_CUDA
+#include "kernels/cuda/runtime/cuda_device.h"
+#endif
 
 namespace flexgen {
 namespace {
@@ -60,6 +64,27 @@ const Backend& backend(std::string_view name) {
     names += ", " + std::string(b->name);
   }
   fail(Fault::usage, "--isa: found '{}', this build on this CPU has {}. Choose one of these", printable(name), names);
+}
+
+#ifdef FLEXGEN_WITH_CUDA
+std::vector<DeviceInfo> devices(std::string* why_none) { return cuda::cuda_devices(why_none); }
+static std::unique_ptr<Device> open(int index) { return cuda::open_cuda_device(index); }
+#else
+std::vector<DeviceInfo> devices(std::string* why_none) {
+  if (why_none) *why_none = "this build has no CUDA kernels";
+  return {};
+}
+static std::unique_ptr<Device> open(int) { return nullptr; }  // of none
+#endif
+
+std::unique_ptr<Device> open_device(int index) {
+  std::string why_none, names;
+  for (const DeviceInfo& i : devices(&why_none)) {
+    if (i.index == index) return open(index);
+    names += (names.empty() ? "" : ", ") + name_of(i);
+  }
+  if (names.empty()) fail(Fault::usage, "--device cuda:{}: found no card ({}). Use --device cpu", index, why_none);
+  fail(Fault::usage, "--device cuda:{}: found {}. Choose one of these, or use --device cpu", index, names);
 }
 
 }  // namespace flexgen

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which backends this build has and this machine can run. Only registry.cc sees build options.
+// Which backends this build has and this machine can run, and which cards. Only registry.cc sees build options.
 #pragma once
 
+#include <memory>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
+#include "flexgen/memory/device.h"
 #include "flexgen/ops/backend.h"
 
 namespace flexgen {
@@ -14,5 +18,11 @@ std::span<const Backend* const> backends();
 
 // By name, or the fastest for "auto"; an unknown one, or one that this CPU lacks, is a Fault::usage that lists what there is
 const Backend& backend(std::string_view name);
+
+// Every card; where there is none, *why_none says so in a few words, and the CPU computes
+std::vector<DeviceInfo> devices(std::string* why_none = nullptr);
+
+// "cuda:<index>"; one that is not there is a Fault::usage that lists what there is
+std::unique_ptr<Device> open_device(int index);
 
 }  // namespace flexgen

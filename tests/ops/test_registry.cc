@@ -15,6 +15,15 @@ TEST_CASE("the registry knows its backends and refuses others by name", "[ops]")
   CHECK_FAULT(backend(""), Fault::usage, "--isa: found ''");
 }
 
+#if !FLEXGEN_TEST_CUDA
+TEST_CASE("a build without CUDA has no cards and says why", "[ops]") {
+  std::string why;
+  CHECK(devices(&why).empty());
+  CHECK(why == "this build has no CUDA kernels");
+  CHECK_FAULT(open_device(0), Fault::usage, "--device cuda:0: found no card (this build has no CUDA kernels). Use --device cpu");
+}
+#endif
+
 TEST_CASE("operations refuse operands that contradict each other", "[ops]") {
   ThreadPool pool(1);
   const Backend& b = backend("ref");
