@@ -105,59 +105,42 @@ TEST_CASE("CUDA layer_norm and rms_norm have the contract's bits, with the resid
     });
 }
 
-TEST_CASE("CUDA embed adds rows of tables in pieces, positions in the same pass", "[cuda]") {
+TEST_CASE("CUDA embed takes rows from anywhere, as wide as they are aligned", "[cuda]") {
   Random random(32);
   for (DType dtype : {DType::f32, DType::f16, DType::bf16})
     for (int32_t width : {1, 4, 6, 64, 516, 1000})
       each_way([&](Place& place) {
-        const int32_t rows = 11, n_tok = static_cast<int32_t>(random.between(1, 6));
+        const int32_t n_rows = 11, n_tok = static_cast<int32_t>(random.between(1, 6));
         CAPTURE(name(dtype), width, n_tok);
-        BlockedWeight tokens(dtype, rows, width, random), positions(dtype, rows, width, random);
-        const auto blocks = [&](BlockedWeight& w, const std::vector<int64_t>& pieces) {
-          cuda::RowBlocks b;
-          for (const RowBlock& block : w.cut(pieces).blocks) {
-            const std::byte* const there = place.input(block.data, static_cast<size_t>(block.rows * width) * size_of(dtype), "rows");
-            b.range[b.n] = {there, b.rows, static_cast<int32_t>(block.first_row)};
-            b.rows += static_cast<int32_t>(block.rows), ++b.n;
-          }
-          return b;
-        };
-        cuda::EmbedArguments a;
-        a.tokens = blocks(tokens, {-2, 3, 1, 5});  // rows 0 and 1 are nowhere, and nobody asks for them
-        a.positions = blocks(positions, {rows});
-        std::vector<int32_t> ids, position_ids;
+        BlockedWeight table(dtype, n_rows, width, random);
+        const WeightView view = table.cut({-2, 3, 1, 5});  // rows 0 and 1 are nowhere, and nobody asks for them
+        std::vector<const std::byte*> there;               // of each block
+        for (const RowBlock& b : view.blocks) there.push_back(place.input(b.data, static_cast<size_t>(b.rows * width) * size_of(dtype), "rows"));
+        std::vector<int32_t> ids;
+        std::vector<const void*> rows;
+        uintptr_t bits = 0;
         for (int32_t t = 0; t < n_tok; ++t) {
-          ids.push_back(static_cast<int32_t>(random.between(2, rows - 1)));
-          position_ids.push_back(static_cast<int32_t>(random.between(0, rows - 1)));
+          ids.push_back(static_cast<int32_t>(random.between(2, n_rows - 1)));
+          const RowBlock& block = row_block(view, ids.back());
+          const auto row_bytes = static_cast<int64_t>(size_of(dtype)) * width;
+          rows.push_back(there[static_cast<size_t>(&block - view.blocks.data())] + (ids.back() - block.first_row) * row_bytes);
+          bits |= reinterpret_cast<uintptr_t>(rows.back());
         }
-        const bool with_positions = random.below(2) != 0;
+        cuda::EmbedArguments a;
         a.accumulate = random.below(2) != 0;
         const int64_t stride = width + (random.below(2) ? 4 : 1);
         std::vector<float> y = values(static_cast<size_t>(n_tok * stride), random), want = y;
         for (int32_t t = 0; t < n_tok; ++t)
           for (int32_t c = 0; c < width; ++c) {
             float& w = want[static_cast<size_t>(t * stride + c)];
-            w = a.accumulate ? w + tokens.at(ids[static_cast<size_t>(t)], c) : tokens.at(ids[static_cast<size_t>(t)], c);
-            if (with_positions) w += positions.at(position_ids[static_cast<size_t>(t)], c);
+            const float v = table.at(ids[static_cast<size_t>(t)], c);
+            w = a.accumulate ? w + v : v;
           }
-        a.ids = place.input(ids, "ids"), a.position_ids = with_positions ? place.input(position_ids, "position ids") : nullptr, a.dtype = dtype;
+        a.rows = place.keep(std::move(rows), "addresses of rows"), a.row_alignment = bits & -bits, a.dtype = dtype;
         a.y = place.output(y, "y"), a.y_stride = stride, a.n_tok = n_tok, a.width = width;
         REQUIRE(place.run([&](void* stream) { return cuda::embed(a, stream); }) == 0);
         CHECK(bit_difference(y, want) == "");
       });
-}
-
-TEST_CASE("CUDA embed without ids copies gathered rows", "[cuda]") {
-  Random random(33);
-  each_way([&](Place& place) {
-    const std::vector<float> rows = values(5 * 24, random);
-    std::vector<float> y(rows.size(), GuardedMatrix::sentinel());
-    cuda::EmbedArguments a;
-    a.tokens.range[0] = {place.input(rows, "rows"), 0, 0}, a.tokens.n = 1, a.tokens.rows = 5;
-    a.dtype = DType::f32, a.y = place.output(y, "y"), a.y_stride = 24, a.n_tok = 5, a.width = 24;
-    REQUIRE(place.run([&](void* stream) { return cuda::embed(a, stream); }) == 0);
-    CHECK(bit_difference(y, rows) == "");
-  });
 }
 
 TEST_CASE("CUDA kv_append stores ragged spans into pages anywhere, as the CPU does", "[cuda]") {

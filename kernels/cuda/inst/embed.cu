@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Launch of embed: as wide as the rows of both tables are aligned.
+// Launch of embed: as wide as rows are aligned.
 #include "kernels/cuda/api/embed.h"
 
 #include "kernels/cuda/core/launch.h"
@@ -8,16 +8,9 @@
 namespace flexgen::cuda {
 namespace {
 
-bool blocks_aligned(const RowBlocks& table, size_t bytes) {
-  for (int32_t i = 0; i < table.n; ++i)
-    if (!aligned_to(table.range[i].data, bytes)) return false;
-  return true;
-}
-
 template <class Element>
 int launch_of(const EmbedArguments& a, void* stream) {
-  const bool wide = a.width % 4 == 0 && a.y_stride % 4 == 0 && aligned_to(a.y, 16) && blocks_aligned(a.tokens, 4 * sizeof(Element)) &&
-                    (a.position_ids == nullptr || blocks_aligned(a.positions, 4 * sizeof(Element)));
+  const bool wide = a.width % 4 == 0 && a.y_stride % 4 == 0 && aligned_to(a.y, 16) && a.row_alignment % (4 * sizeof(Element)) == 0;
   return launch(wide ? embed_kernel<Element, 4> : embed_kernel<Element, 1>, dim3(static_cast<unsigned>(a.n_tok)), dim3(kEmbedThreads), 0, stream, a);
 }
 
