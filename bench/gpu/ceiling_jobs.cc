@@ -99,7 +99,8 @@ void product(Session& s, DType dtype) {
   cuda::LinearCall call;
   call.args.x = {nullptr, n, n, n}, call.args.x.data = reinterpret_cast<const float*>(x.data());  // the same bytes, not read
   call.args.w = {dtype, n, n, {&block, 1}}, call.args.y = {reinterpret_cast<float*>(y.data()), n, n, n};
-  call.rounded_x = x.data();
+  bool x_ready = true;
+  call.workspace = x.memory(), call.x_ready = &x_ready;
   const cuda::LinearChoice choice = cuda::choose(s.card(), {n, n, n, dtype}, cuda::Arithmetic::fast);
   if (choice.rounded_x && choice.splits() == 1)
     s.emit(s.timed(ceiling(shape.c_str(), cuda::linear_kernel(choice.kernel).name, bytes, flops), 1,

@@ -51,9 +51,9 @@ class Operands {
         w_(s.random(shape.dtype, sets_ * shape.rows * shape.cols, 1, 2)),
         bias_(s.random(DType::f32, shape.rows, 1, 3)),
         y_(s.memory(static_cast<size_t>(shape.tokens * shape.rows) * 4)),
-        workspace_(s.memory(
-            std::max<size_t>(cuda::linear_workspace(shape.tokens, shape.rows, shape.cols, shape.dtype, cuda::Arithmetic::fast), 256))) {
-    check_launch(cuda::round_x(x(), shape.dtype, rounded_.data(), s.stream()), "round_x");
+        workspace_(s.memory(std::max(cuda::linear_workspace(shape.tokens, shape.rows, shape.cols, shape.dtype, cuda::Arithmetic::fast),
+                                     rounded_.size()))) {
+    for (std::byte* to : {rounded_.data(), workspace_.data()}) check_launch(cuda::round_x(x(), shape.dtype, to, s.stream()), "round_x");
   }
 
   Row row(const char* role, const std::string& kernel, size_t x_element) const {
@@ -70,7 +70,8 @@ class Operands {
       call.args = {x(), {shape_.dtype, shape_.rows, shape_.cols, {&block, 1}}, reinterpret_cast<const float*>(bias_.data()),
                    {reinterpret_cast<float*>(y_.data()), shape_.tokens, shape_.rows, shape_.rows}, Activation::none, false};
       call.arithmetic = arithmetic, call.forced = forced, call.workspace = workspace_.memory();
-      if (rounded_before) call.rounded_x = rounded_.data();
+      bool x_ready = rounded_before;  // every call leaves it there, at the workspace's start
+      call.x_ready = &x_ready;
       check_launch(cuda::linear(s_.card(), call, s_.stream()), "linear");
     }));
   }

@@ -240,11 +240,20 @@ TEST_CASE("linear on a card of nothing does nothing, and of no inputs gives the 
 
 TEST_CASE("x rounded once serves several calls", "[cuda]") {
   LinearProblem p(DType::bf16, 20, 33, 72, Normals{std::mt19937(3), {}});
+  p.pieces = {16, 17};
   const std::vector<float> want = p.linear(ways().front(), card_of(90), Arithmetic::one_order);
-  const std::vector<float> got = p.run(ways().front(), cuda::rounded_x_bytes(20, 72), [&](LinearArgs args, std::span<std::byte> to, void* stream) {
-    if (const int error = cuda::round_x(args.x, DType::bf16, to.data(), stream)) return error;
-    args.x.data = reinterpret_cast<const float*>(alignof(float));  // no longer read
-    return cuda::linear(card_of(90), {.args = args, .arithmetic = Arithmetic::one_order, .rounded_x = to.data()}, stream);
+  const size_t bytes = cuda::linear_workspace(20, 33, 72, DType::bf16, Arithmetic::one_order);
+  const std::vector<float> got = p.run(ways().front(), bytes, [&](LinearArgs args, std::span<std::byte> workspace, void* stream) {
+    const std::vector<RowBlock> blocks(args.w.blocks.begin(), args.w.blocks.end());
+    bool x_ready = false;
+    for (const RowBlock& block : blocks) {
+      args.w.blocks = {&block, 1};
+      const cuda::LinearCall call{.args = args, .arithmetic = Arithmetic::one_order, .workspace = workspace, .x_ready = &x_ready};
+      const int error = cuda::linear(card_of(90), call, stream);
+      if (error || !x_ready) return error ? error : -1;
+      args.x.data = reinterpret_cast<const float*>(alignof(float));  // no longer read
+    }
+    return 0;
   });
   CHECK(bit_difference(got, want) == "");
 }

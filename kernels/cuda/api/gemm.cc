@@ -42,7 +42,7 @@ class Launch {
       : call_(call), a_(call.args), w_(w), stream_(stream),
         choice_(chosen(card, {a_.x.rows, w.rows, a_.x.cols, a_.w.dtype, is_aligned(a_.x.data, 16) && a_.x.stride % 4 == 0})) {}
 
-  // x_ready: an earlier launch of the call rounded x into the workspace; set when this one did
+  // x_ready: an earlier launch rounded x into the workspace; set when this one did
   int operator()(bool& x_ready) const {
     switch (linear_kernel(choice_.kernel).family) {
       case LinearFamily::gemm: return gemm(x_ready);
@@ -61,16 +61,16 @@ class Launch {
   int32_t cols() const { return static_cast<int32_t>(a_.x.cols); }
 
   int gemm(bool& x_ready) const {
-    const size_t x_bytes = call_.rounded_x ? 0 : aligned(rounded_x_bytes(a_.x.rows, a_.x.cols));
+    const size_t x_bytes = aligned(rounded_x_bytes(a_.x.rows, a_.x.cols));
     const size_t needed = x_bytes + choice_.partial_bytes;
     FG_CHECK(needed <= call_.workspace.size(), "workspace of {} bytes, {} needed", call_.workspace.size(), needed);
     std::byte* const workspace = call_.workspace.data();
-    if (!call_.rounded_x && !x_ready) {
+    if (!x_ready) {
       if (const int error = round_x(a_.x, a_.w.dtype, workspace, stream_)) return error;
       x_ready = true;
     }
     GemmArguments g;
-    g.x = call_.rounded_x ? call_.rounded_x : workspace;
+    g.x = workspace;
     g.x_stride = padded_cols(a_.x.cols);
     g.w = w_;
     g.out = output();
@@ -99,7 +99,8 @@ class Launch {
 int linear(const Card& card, const LinearCall& call, void* stream) {
   check_call(call);
   if (call.args.x.rows == 0) return 0;
-  bool x_ready = false;
+  bool of_this_call = false;
+  bool& x_ready = call.x_ready ? *call.x_ready : of_this_call;
   for (std::span<const RowBlock> left = call.args.w.blocks; !left.empty();) {
     const RowBlocks w = take(left);
     if (const int error = Launch(card, call, w, stream)(x_ready)) return error;
