@@ -97,58 +97,65 @@ TEST_CASE("CUDA decode attention, exact inputs: equal scores give the mean, a do
   }
 }
 
-TEST_CASE("CUDA decode attention over device pages merges with what the CPU attended: the bits of attention over all", "[cuda]") {
+TEST_CASE("CUDA decode attention takes up what the CPU attended and merges with what follows: the bits of attention over all", "[cuda]") {
   Random random(63);
   ThreadPool pool(1);
   for (DType dtype : {DType::f16, DType::f32})
-    each_way([&](Place& place) {
-      AttentionCase c(dtype, 4, 2, 64, 32, {{300, 1}, {90, 2}, {40, 1}, {64, 1}});
-      c.fill([&] { return random.value(); });
-      const Backend& cpu = *backends().front();
-      const std::vector<float> want = c.on_cpu(cpu);
-      // the host holds positions before `begin` and from `end` on; sequence 2 lies all on the host, sequence 3 all on the device
-      const std::vector<PositionRange> device{{96, 256}, {32, 90}, {0, 0}, {0, 64}};
-      std::vector<cuda::PlannedSpan> spans = c.planned();
-      std::vector<PositionRange> before, after;
-      for (size_t i = 0; i < spans.size(); ++i) {
-        spans[i].begin = device[i].begin, spans[i].end = device[i].end;
-        before.push_back({0, device[i].begin}), after.push_back({(device[i].end + 31) / 32 * 32, 1 << 20});
-      }
-      PartMemory first(c.rows, c), last(c.rows, c);
-      const auto host = [&](PartMemory& m, const std::vector<PositionRange>& ranges) {
-        const AttentionPartials part = m.view(c);
-        attention_partial(cpu, {c.queries(), part.o, part.maximum, part.sum, c.n_heads, c.scale(), c.layout, c.spans, ranges}, {&pool});
-      };
-      host(first, before), host(last, after);
+    for (int64_t resident : {1, 16})  // nothing is cut; parts of the least size
+      each_way([&](Place& place) {
+        CAPTURE(name(dtype), resident);
+        AttentionCase c(dtype, 4, 2, 64, 32, {{300, 1}, {90, 2}, {40, 1}, {64, 1}});
+        c.fill([&] { return random.value(); });
+        const Backend& cpu = *backends().front();
+        const std::vector<float> want = c.on_cpu(cpu);
+        // the host holds positions before `begin` and from `end` on; sequence 2 lies all on the host, sequence 3 all on the device
+        const std::vector<PositionRange> device{{96, 256}, {32, 90}, {0, 0}, {0, 64}};
+        std::vector<cuda::PlannedSpan> spans = c.planned();
+        std::vector<PositionRange> before, after;
+        for (size_t i = 0; i < spans.size(); ++i) {
+          spans[i].begin = device[i].begin, spans[i].end = device[i].end;
+          before.push_back({0, device[i].begin}), after.push_back({(device[i].end + 31) / 32 * 32, 1 << 20});
+        }
+        PartMemory first(c.rows, c), last(c.rows, c);
+        const auto host = [&](PartMemory& m, const std::vector<PositionRange>& ranges) {
+          const AttentionPartials part = m.view(c);
+          attention_partial(cpu, {c.queries(), part.o, part.maximum, part.sum, c.n_heads, c.scale(), c.layout, c.spans, ranges}, {&pool});
+        };
+        host(first, before), host(last, after);
 
-      cuda::PlanRequest request;
-      request.group = 2, request.kv_heads = 2, request.rows = 4, request.resident = 16;
-      request.split = cuda::Split::every_block, request.keep_parts = true;
-      const cuda::AttentionPlan plan = plan_attention(spans, request);
-      PartMemory parts(plan.part_rows, c), merged(c.rows, c);
-      PlannedAttention planned(place, c, plan, parts);
-      planned.attention.part_per_block = true;
-      const cuda::PartArrays merged_there = merged.arrays(place);
-      planned.merge.before = first.arrays(place), planned.merge.after = last.arrays(place);
-      REQUIRE(place.run([&](void* stream) {
-        const int error = cuda::attention_decode(planned.attention, 4, stream);
-        return error ? error : cuda::attention_merge(planned.merge, stream);
-      }) == 0);
-      // the last part of sequence 0, two blocks at once, rounds differently; all else is the contract
-      const size_t rest = static_cast<size_t>(c.width());
-      CHECK(relative_l2(c.y, want) <= 1e-6);
-      CHECK(bit_difference(std::span(c.y).subspan(rest), std::span(want).subspan(rest)) == "");
-
-      // the same on the host: device parts come back merged, and merge there
-      cuda::MergeArguments m = planned.merge;
-      m.before = m.after = {}, m.y = nullptr, m.merged = merged_there;
-      REQUIRE(place.run([&](void* stream) { return cuda::attention_merge(m, stream); }) == 0);
-      merge(first.view(c), merged.view(c), c.layout.head_dim);
-      merge(first.view(c), last.view(c), c.layout.head_dim);
-      std::vector<float> y(c.y.size());
-      finish(first.view(c), c.layout.head_dim, {y.data(), c.rows, c.width(), c.width()});
-      CHECK(relative_l2(y, want) <= 1e-6);
-    });
+        const cuda::PlanRequest request{2, 2, 4, resident, cuda::Split::every_block, true};
+        const cuda::AttentionPlan plan = plan_attention(spans, request);
+        CHECK((plan.part_rows > 0) == (resident > 1));
+        PartMemory parts(plan.part_rows, c), whole(c.rows, c);
+        PlannedAttention planned(place, c, plan, parts);
+        planned.attention.part_per_block = true;
+        planned.attention.before = planned.merge.before = first.arrays(place);
+        const cuda::PartArrays whole_there = whole.arrays(place), last_there = last.arrays(place);
+        const auto launches = [&](void* stream) {
+          const int error = cuda::attention_decode(planned.attention, 4, stream);
+          return error ? error : cuda::attention_merge(planned.merge, stream);
+        };
+        const auto bits = [&](size_t row, size_t n) {
+          const size_t at = row * static_cast<size_t>(c.width()), size = n * static_cast<size_t>(c.width());
+          return bit_difference(std::span(c.y).subspan(at, size), std::span(want).subspan(at, size));
+        };
+        // divided: right where nothing follows
+        REQUIRE(place.run(launches) == 0);
+        CHECK(bits(1, 2) == "");
+        CHECK(bits(4, 1) == "");
+        // undivided, then merged with what follows
+        planned.attention.whole = planned.merge.merged = whole_there;
+        planned.merge.y = nullptr;
+        cuda::MergeArguments m;
+        m.before = whole_there, m.after[0] = last_there, m.n_after = 1;
+        m.y = planned.attention.y, m.y_stride = c.width(), m.n_heads = 4, m.head_dim = 64, m.max_tok = static_cast<int32_t>(c.rows);
+        REQUIRE(place.run([&](void* stream) {
+          const int error = launches(stream);
+          return error ? error : cuda::attention_merge(m, stream);
+        }) == 0);
+        CHECK(relative_l2(c.y, want) <= 1e-6);
+        CHECK(bits(1, 4) == "");  // the last part of sequence 0, two blocks at once, rounds differently; all else is the contract
+      });
 }
 
 TEST_CASE("CUDA decode attention takes ALiBi slopes and turns queries", "[cuda]") {

@@ -45,8 +45,8 @@ void check_plan(const std::vector<cuda::PlannedSpan>& spans, const cuda::PlanReq
       complete = these == std::vector<int32_t>{-1};
       by_rows.erase(items);
     }
-    CHECK(complete == (sees && parts.size() == 1 && !request.keep_parts));
-    if (complete || (!sees && !request.keep_parts)) continue;
+    CHECK(complete == (sees && parts.size() == 1));
+    if (complete || (!sees && !request.every_span)) continue;
     REQUIRE(merges < plan.merges.size());
     const cuda::MergeItem& merge = plan.merges[merges++];
     CHECK((merge.first_row == s.first_row && merge.n_tok == s.n_tok && merge.first_part == part_rows && merge.n_tok <= plan.max_merge_tok));
@@ -65,6 +65,7 @@ void check_plan(const std::vector<cuda::PlannedSpan>& spans, const cuda::PlanReq
   }
   CHECK(merges == plan.merges.size());
   CHECK(part_rows == plan.part_rows);
+  CHECK(part_rows <= request.most_part_rows);
   CHECK(by_rows.empty());
 }
 
@@ -88,7 +89,8 @@ TEST_CASE("an attention plan covers each position once, in whole blocks, for eve
     request.group = static_cast<int32_t>(random.between(1, 8)), request.kv_heads = static_cast<int32_t>(random.between(1, 32));
     request.rows = static_cast<int32_t>(1 << random.below(7)), request.resident = random.between(1, 2000);
     request.split = std::vector{cuda::Split::none, cuda::Split::balanced, cuda::Split::every_block}[static_cast<size_t>(random.below(3))];
-    request.keep_parts = random.below(2) != 0;
+    request.every_span = random.below(2) != 0;
+    if (random.below(2)) request.most_part_rows = random.below(500);
     CAPTURE(round);
     check_plan(spans, request, cuda::plan_attention(spans, request));
   }
@@ -117,6 +119,36 @@ TEST_CASE("a balanced plan fills the card with even parts and no more of them th
   for (const cuda::AttentionItem& i : uneven.items) {
     CHECK(i.end - i.begin <= last);
     last = i.end - i.begin;
+  }
+}
+
+TEST_CASE("what a plan may take of the workspace and of arguments is known before", "[cuda]") {
+  // one sequence of 8192 in parts of a block each would be 256 of them
+  const std::vector<cuda::PlannedSpan> one{{8191, 0, 1}};
+  cuda::PlanRequest request{1, 32, 1, 1056, cuda::Split::every_block, false, 256};
+  CHECK(cuda::plan_attention(one, request).part_rows == 256);
+  request.most_part_rows = 255;
+  const cuda::AttentionPlan whole = cuda::plan_attention(one, request);
+  CHECK((whole.part_rows == 0 && whole.items.size() == 1 && whole.merges.empty()));
+  request.split = cuda::Split::balanced, request.most_part_rows = 20;  // fewer, longer parts
+  CHECK(cuda::plan_attention(one, request).part_rows > 15);
+  CHECK(cuda::plan_attention(one, request).part_rows <= 20);
+
+  Random random(72);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<cuda::PlannedSpan> spans;
+    int64_t tokens = 0;
+    for (int64_t n = random.between(1, 20); n > 0; --n) {
+      spans.push_back({random.below(5000), static_cast<int32_t>(tokens), static_cast<int32_t>(random.below(2) ? 1 : random.between(1, 50))});
+      tokens += spans.back().n_tok;
+    }
+    cuda::PlanRequest r{static_cast<int32_t>(random.between(1, 8)), static_cast<int32_t>(random.between(1, 32)), 4 << random.below(5),
+                        random.between(1, 2000), random.below(2) ? cuda::Split::balanced : cuda::Split::every_block, false};
+    const auto most = [&](const cuda::PlanRequest& least) { return cuda::most_items(tokens, static_cast<int64_t>(spans.size()), least); };
+    const auto n = static_cast<int64_t>(cuda::plan_attention(spans, r).items.size());
+    CHECK(n <= most(r));
+    r.rows = 4, r.resident = 2000;
+    CHECK(n <= most(r));
   }
 }
 

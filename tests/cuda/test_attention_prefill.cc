@@ -111,18 +111,28 @@ TEST_CASE("CUDA prefill attention cut into parts merges to the same, also with a
       attention_partial(*backends().front(), {c.queries(), part.o, part.maximum, part.sum, c.n_heads, c.scale(), c.layout, c.spans, ranges}, {&pool});
       std::vector<cuda::PlannedSpan> spans = c.planned();
       for (cuda::PlannedSpan& s : spans) s.begin = 64;
-      const cuda::PlanRequest request{4, 1, rows_of(tiles), 8, cuda::Split::balanced, true};
-      const cuda::AttentionPlan plan = plan_attention(spans, request);
-      PartMemory parts(plan.part_rows, c);
-      c.clear();
-      const std::unique_ptr<Place> place = open(way);
-      PlannedAttention planned(*place, c, plan, parts);
-      planned.merge.before = before.arrays(*place);
-      REQUIRE(place->run([&](void* stream) {
-        const int error = attention_prefill(planned.attention, tiles, stream);
-        return error ? error : attention_merge(planned.merge, stream);
-      }) == 0);
-      CHECK(relative_l2(c.y, want) <= 1e-3);
+      for (int64_t resident : {1, 8}) {  // sequence 0 is not cut; it is
+        const cuda::PlanRequest request{4, 1, rows_of(tiles), resident, cuda::Split::balanced, true};
+        const cuda::AttentionPlan plan = plan_attention(spans, request);
+        PartMemory parts(plan.part_rows, c), whole(c.rows, c);
+        c.clear();
+        const std::unique_ptr<Place> place = open(way);
+        PlannedAttention planned(*place, c, plan, parts);
+        planned.attention.before = planned.merge.before = before.arrays(*place);
+        const cuda::PartArrays whole_there = whole.arrays(*place);
+        const auto launches = [&](void* stream) {
+          const int error = attention_prefill(planned.attention, tiles, stream);
+          return error ? error : attention_merge(planned.merge, stream);
+        };
+        REQUIRE(place->run(launches) == 0);
+        CHECK(relative_l2(c.y, want) <= 1e-3);
+        planned.attention.whole = planned.merge.merged = whole_there;
+        planned.merge.y = nullptr;
+        REQUIRE(place->run(launches) == 0);
+        std::vector<float> y(c.y.size());
+        finish(whole.view(c), c.layout.head_dim, {y.data(), c.rows, c.width(), c.width()});
+        CHECK(relative_l2(y, want) <= 1e-3);
+      }
     }
 }
 

@@ -7,6 +7,7 @@
 // attention_prefill tensor cores, f16 caches, head sizes that are multiples of 16: q and the probabilities are rounded to f16, sums are
 //                   f32. The query heads of a KV head are rows of one tile, so it also decodes where groups are large.
 // attention_merge   joins parts, those of the host included.
+// Items that see all there is of their rows take up what was seen before and need no merge.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +20,7 @@ namespace flexgen::cuda {
 
 // What items have seen: for each row of the plan's part_rows and each query head o[D], maximum, sum (ops/attention_partial.h)
 struct PartArrays {
-  float* o = nullptr;        // [part_rows, H, D]
+  float* o = nullptr;        // [part_rows, H, D]; null: there are none
   float* maximum = nullptr;  // [part_rows, H]
   float* sum = nullptr;      // [part_rows, H]
 };
@@ -39,20 +40,24 @@ struct AttentionArguments {
   int32_t n_items = 0;
   bool part_per_block = false;           // the plan was made with Split::every_block
   PartArrays parts;                      // where items have a part_row
+  PartArrays before;                     // the others start from these, a part for each row of q; or null
+  PartArrays whole;                      // and leave what they have seen here, a part for each row of q, undivided; null: in y
 };
 
-// Parts of one device or of several, in the order of their positions: `before`, those of the workspace, `after`. The last two have one
-// part for each row of y and hold nothing (null) or what the host attended.
+// Parts of one device or of several, in the order of their positions: `before`, those of the workspace, `after`. All but the workspace's
+// have one part for each row of y.
+inline constexpr int32_t kMostAfter = 3;
 struct MergeArguments {
   PartArrays parts;
-  PartArrays before;                     // [T, H, D], [T, H], or null
-  PartArrays after;
+  PartArrays before;                     // [T, H, D], [T, H]: what the others are merged to; or null
+  PartArrays after[kMostAfter];
+  int32_t n_after = 0;
   float* y = nullptr;                    // [T, H * D]: all merged and divided; or null
   int64_t y_stride = 0;
   PartArrays merged;                     // [T, H, D], [T, H]: merged, not divided; where y is null
   int32_t n_heads = 0;
   int32_t head_dim = 0;
-  const MergeItem* items = nullptr;      // [n_items], device memory
+  const MergeItem* items = nullptr;      // [n_items], device memory; null: rows [0, max_tok), without parts of the workspace
   int32_t n_items = 0;
   int32_t max_tok = 0;                   // the plan's max_merge_tok
 };

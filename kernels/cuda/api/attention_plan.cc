@@ -30,11 +30,18 @@ int64_t blocks_of_launch(std::span<const PlannedSpan> spans, const PlanRequest& 
   return n;
 }
 
+int64_t part_rows_of(std::span<const PlannedSpan> spans, const PlanRequest& r, int64_t part) {
+  int64_t n = 0;
+  for (const PlannedSpan& s : spans)
+    if (parts_of(s, part) > 1) n += s.n_tok * (r.split == Split::every_block ? blocks_of(s) : parts_of(s, part));
+  return n;
+}
+
 int64_t balanced_part(std::span<const PlannedSpan> spans, const PlanRequest& r, int64_t longest) {
   int64_t low = std::min(kLeastPart, longest), high = longest;
   while (low < high) {
     const int64_t middle = (low + high) / 2;
-    if (blocks_of_launch(spans, r, middle) <= kWaves * r.resident) high = middle;
+    if (blocks_of_launch(spans, r, middle) <= kWaves * r.resident && part_rows_of(spans, r, middle) <= r.most_part_rows) high = middle;
     else low = middle + 1;
   }
   return low;
@@ -59,9 +66,9 @@ AttentionPlan plan_attention(std::span<const PlannedSpan> spans, const PlanReque
   for (size_t i = 0; i < spans.size(); ++i) {
     const PlannedSpan& s = spans[i];
     const int64_t blocks = blocks_of(s);
-    if (blocks == 0 && !r.keep_parts) continue;
+    if (blocks == 0 && !r.every_span) continue;
     const int64_t chunks = ceil_div(blocks, chunk), rows = int64_t{s.n_tok} * r.group;
-    const bool complete = chunks == 1 && !r.keep_parts;
+    const bool complete = chunks == 1;
     const int64_t n_parts = complete ? 0 : r.split == Split::every_block ? blocks : chunks;
     if (!complete) {
       plan.merges.push_back({s.first_row, s.n_tok, static_cast<int32_t>(plan.part_rows), static_cast<int32_t>(n_parts)});
@@ -92,6 +99,11 @@ AttentionPlan plan_attention(std::span<const PlannedSpan> spans, const PlanReque
   for (const size_t i : order) sorted.push_back(plan.items[i]);
   plan.items = std::move(sorted);
   return plan;
+}
+
+int64_t most_items(int64_t tokens, int64_t spans, const PlanRequest& r) {
+  const int64_t uncut = std::min(tokens * r.group, spans + tokens * r.group / r.rows);
+  return std::max(uncut, kWaves * r.resident / r.kv_heads);
 }
 
 }  // namespace flexgen::cuda

@@ -39,6 +39,8 @@ struct PlannedSpan {
   int32_t n_tok = 0;
   int64_t begin = 0;           // a multiple of kPositionBlock
   int64_t end = std::numeric_limits<int64_t>::max();
+
+  bool operator==(const PlannedSpan&) const = default;
 };
 
 enum class Split {
@@ -53,7 +55,8 @@ struct PlanRequest {
   int32_t rows = 1;          // of an item, of the kernel
   int64_t resident = 1;      // blocks of the kernel that the card runs at once, >= 1
   Split split = Split::balanced;
-  bool keep_parts = false;   // a single part also goes to the workspace: there is more to merge than this device's positions
+  bool every_span = false;   // a span that sees nothing has a merge of no parts: there is more than this device's positions
+  int64_t most_part_rows = std::numeric_limits<int64_t>::max();  // of the workspace
 };
 
 struct AttentionPlan {
@@ -64,7 +67,10 @@ struct AttentionPlan {
 };
 
 // Each position of a span's range that one of its tokens sees is in exactly one part, and in one item for each row of the span. A span
-// without such positions has no items, and a merge of no parts if keep_parts is set.
+// without such positions has no items, and a merge of no parts if every_span is set.
 AttentionPlan plan_attention(std::span<const PlannedSpan> spans, const PlanRequest& request);
+
+// Items of any plan for at most so many tokens and spans, whose requests have at least so many rows and at most so much resident
+int64_t most_items(int64_t tokens, int64_t spans, const PlanRequest& request);
 
 }  // namespace flexgen::cuda

@@ -37,9 +37,10 @@ int attention_decode(const AttentionArguments& a, int32_t rows, void* stream) {
 }
 
 int attention_merge(const MergeArguments& a, void* stream) {
-  if (a.n_items == 0 || a.max_tok == 0) return 0;
+  const int32_t n_items = a.items ? a.n_items : 1;
+  if (n_items == 0 || a.max_tok == 0) return 0;
   if (a.head_dim > kLargestHead) return kInvalidValue;
-  const dim3 grid(static_cast<unsigned>(a.n_items * a.max_tok), static_cast<unsigned>((a.n_heads + kMergeHeads - 1) / kMergeHeads));
+  const dim3 grid(static_cast<unsigned>(n_items * a.max_tok), static_cast<unsigned>((a.n_heads + kMergeHeads - 1) / kMergeHeads));
   return launch(attention_merge_kernel, grid, dim3(kMergeThreads), 0, stream, a);
 }
 

@@ -43,7 +43,8 @@ class DecodeWarp {
   FG_DEVICE void run() {
     load_queries();
     FG_UNROLL for (int t = 0; t < kDecodeRing - 1; ++t) load_next();
-    clear();
+    if (item_.part_row < 0 && a_.before.o != nullptr) load_before();
+    else clear();
     int start = item_.begin, part = 0;
     for (; start < end_; start += kPositionBlock, ++part) {
       attend_block(start);
@@ -56,6 +57,9 @@ class DecodeWarp {
       for (; start < item_.end; start += kPositionBlock, ++part) store_part(part);  // blocks that none of these rows sees
     } else if (item_.part_row >= 0) {
       store_part(0);
+    } else if (a_.whole.o != nullptr) {
+      FG_UNROLL for (int r = 0; r < kRows; ++r)
+        if (r < n_rows_) store_seen(a_.whole, row_of(r), r);
     } else {
       store_result();
     }
@@ -64,6 +68,7 @@ class DecodeWarp {
  private:
   FG_DEVICE int token_of(int r) const { return (item_.first_row + r) / group_; }
   FG_DEVICE int head_of(int r) const { return kv_head_ * group_ + (item_.first_row + r) % group_; }
+  FG_DEVICE int64_t row_of(int r) const { return span_.first_row + token_of(r); }  // of q
   FG_DEVICE int column(int pair) const { return 2 * (lane_ + kWarp * pair); }
 
   FG_DEVICE void clear() {
@@ -74,13 +79,24 @@ class DecodeWarp {
     }
   }
 
+  FG_DEVICE void load_before() {
+    FG_UNROLL for (int r = 0; r < kRows; ++r) {
+      const int64_t at = row_of(min(r, n_rows_ - 1)) * a_.n_heads + head_of(min(r, n_rows_ - 1));
+      maximum_[r] = a_.before.maximum[at];
+      sum_[r] = a_.before.sum[at];
+      FG_UNROLL for (int i = 0; i < kPairs; ++i)
+        FG_UNROLL for (int e = 0; e < 2; ++e)
+          o_[r][i][e] = column(i) + e < a_.layout.head_dim ? a_.before.o[at * a_.layout.head_dim + column(i) + e] : 0.0f;
+    }
+  }
+
   // q * scale in f32, zeros behind D and for rows that are not there
   FG_DEVICE void load_queries() {
     FG_UNROLL for (int r = 0; r < kRows; ++r)
       for (int d = lane_; d < width_; d += kWarp) {
         float v = 0;
         if (r < n_rows_ && d < a_.layout.head_dim) {
-          const float* const head = a_.q + (span_.first_row + token_of(r)) * a_.q_stride + static_cast<int64_t>(head_of(r)) * a_.layout.head_dim;
+          const float* const head = a_.q + row_of(r) * a_.q_stride + static_cast<int64_t>(head_of(r)) * a_.layout.head_dim;
           v = multiply(rotated(a_.rotary, head, d, span_.first_position + token_of(r)), a_.scale);
         }
         q_[r * width_ + d] = v;
@@ -228,19 +244,23 @@ class DecodeWarp {
   FG_DEVICE void store_part(int part) const {
     FG_UNROLL for (int r = 0; r < kRows; ++r) {
       if (r >= n_rows_) continue;
-      const int64_t at = (item_.part_row + static_cast<int64_t>(part) * span_.n_tok + token_of(r)) * a_.n_heads + head_of(r);
-      store_columns(a_.parts.o + at * a_.layout.head_dim, r, 1.0f);
-      if (lane_ == 0) {
-        a_.parts.maximum[at] = maximum_[r];
-        a_.parts.sum[at] = sum_[r];
-      }
+      store_seen(a_.parts, item_.part_row + static_cast<int64_t>(part) * span_.n_tok + token_of(r), r);
+    }
+  }
+
+  FG_DEVICE void store_seen(const PartArrays& to, int64_t row, int r) const {
+    const int64_t at = row * a_.n_heads + head_of(r);
+    store_columns(to.o + at * a_.layout.head_dim, r, 1.0f);
+    if (lane_ == 0) {
+      to.maximum[at] = maximum_[r];
+      to.sum[at] = sum_[r];
     }
   }
 
   FG_DEVICE void store_result() const {
     FG_UNROLL for (int r = 0; r < kRows; ++r)
       if (r < n_rows_)
-        store_columns(a_.y + (span_.first_row + token_of(r)) * a_.y_stride + static_cast<int64_t>(head_of(r)) * a_.layout.head_dim, r, sum_[r]);
+        store_columns(a_.y + row_of(r) * a_.y_stride + static_cast<int64_t>(head_of(r)) * a_.layout.head_dim, r, sum_[r]);
   }
 
   FG_DEVICE void store_columns(float* to, int r, float divisor) const {

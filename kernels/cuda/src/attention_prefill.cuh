@@ -178,26 +178,43 @@ class PrefillBlock {
     }
   }
 
+  // What was seen before is merged at the end, where registers are free: nothing here depends on the order to the last bit
   FG_DEVICE void store(int half, float sum) const {
-    const int r = row(half), token = token_of(r), head = head_of(r);
-    if (item_.part_row < 0) {
-      store_columns(a_.y + (span_.first_row + token) * a_.y_stride + static_cast<int64_t>(head) * a_.layout.head_dim, half, sum);
-      return;
+    const int token = token_of(row(half)), head = head_of(row(half)), head_dim = a_.layout.head_dim;
+    const bool complete = item_.part_row < 0, divided = complete && a_.whole.o == nullptr;
+    const int64_t q_row = span_.first_row + static_cast<int64_t>(token);
+    float maximum = maximum_[half] * kLn2, own = 1, taken = 0;
+    const float* before = nullptr;
+    if (complete && a_.before.o != nullptr) {
+      const int64_t at = q_row * a_.n_heads + head;
+      before = a_.before.o + at * head_dim;
+      const float larger = fmaxf(maximum, a_.before.maximum[at]), origin = larger == -INFINITY ? 0.0f : larger;
+      own = exp2_approx((maximum - origin) * kLog2E);
+      taken = exp2_approx((a_.before.maximum[at] - origin) * kLog2E);
+      sum = fmaf(a_.before.sum[at], taken, sum * own);
+      maximum = larger;
     }
-    const int64_t at = (item_.part_row + static_cast<int64_t>(token)) * a_.n_heads + head;
-    store_columns(a_.parts.o + at * a_.layout.head_dim, half, 1.0f);
-    if (lane() % 4 == 0) {
-      a_.parts.maximum[at] = maximum_[half] * kLn2;
-      a_.parts.sum[at] = sum;
+    float* to;
+    if (divided) {
+      to = a_.y + q_row * a_.y_stride + static_cast<int64_t>(head) * head_dim;
+    } else {
+      const PartArrays& part = complete ? a_.whole : a_.parts;
+      const int64_t at = (complete ? q_row : item_.part_row + static_cast<int64_t>(token)) * a_.n_heads + head;
+      to = part.o + at * head_dim;
+      if (lane() % 4 == 0) {
+        part.maximum[at] = maximum;
+        part.sum[at] = sum;
+      }
     }
-  }
-
-  FG_DEVICE void store_columns(float* to, int half, float divisor) const {
+    const float divisor = divided ? sum : 1.0f;
     FG_UNROLL for (int j = 0; j < kHead / 8; ++j) {
       const int column = j * 8 + lane() % 4 * 2;
-      if (column >= a_.layout.head_dim) break;
-      to[column] = o_[j][half * 2] / divisor;
-      to[column + 1] = o_[j][half * 2 + 1] / divisor;
+      if (column >= head_dim) break;
+      FG_UNROLL for (int e = 0; e < 2; ++e) {
+        float o = o_[j][half * 2 + e];
+        if (before != nullptr) o = fmaf(before[column + e], taken, o * own);
+        to[column + e] = o / divisor;
+      }
     }
   }
 
