@@ -35,6 +35,21 @@ FG_HOST_DEVICE constexpr float multiply(float a, float b) {
 #endif
 }
 
+FG_HOST_DEVICE constexpr double add(double a, double b) {
+#if defined(__CUDA_ARCH__)
+  return __dadd_rn(a, b);
+#else
+  return a + b;
+#endif
+}
+FG_HOST_DEVICE constexpr double multiply(double a, double b) {
+#if defined(__CUDA_ARCH__)
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
 // constexpr throughout: it makes the templates of ops/math.h callable on the device (--expt-relaxed-constexpr), which need not know CUDA
 struct Scalar {
   float v;

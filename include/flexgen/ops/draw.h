@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a token is drawn from a row of logits where a device does it: the settings of engine/sampler.h that it knows, and the random number,
+// which is the host's.
+#pragma once
+
+#include <cstdint>
+
+namespace flexgen {
+
+struct Draw {
+  double uniform = 0;     // in [0, 1), of engine/philox.h
+  double top_p = 1;
+  double min_p = 0;
+  float temperature = 1;
+  int32_t top_k = 1;      // 1 .. kMostDrawn
+};
+
+inline constexpr int32_t kMostDrawn = 512;  // tokens that a draw is made among; those that equal the top_k-th count
+
+}  // namespace flexgen
