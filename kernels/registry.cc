@@ -87,4 +87,12 @@ std::unique_ptr<Device> open_device(int index) {
   fail(Fault::usage, "--device cuda:{}: found {}. Choose one of these, or use --device cpu", index, names);
 }
 
+std::unique_ptr<DeviceBackend> make_device_backend([[maybe_unused]] Device& device, [[maybe_unused]] const cuda::CudaBackendOptions& options) {
+#ifdef FLEXGEN_WITH_CUDA
+  return cuda::make_cuda_backend(device, options);
+#else
+  fail(Fault::usage, "--device: this build has no CUDA kernels. Build it with -DFLEXGEN_CUDA=ON, or take --device cpu");
+#endif
+}
+
 }  // namespace flexgen

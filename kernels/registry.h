@@ -10,6 +10,8 @@
 
 #include "flexgen/memory/device.h"
 #include "flexgen/ops/backend.h"
+#include "flexgen/ops/device_backend.h"
+#include "kernels/cuda/api/backend.h"
 
 namespace flexgen {
 
@@ -24,5 +26,8 @@ std::vector<DeviceInfo> devices(std::string* why_none = nullptr);
 
 // "cuda:<index>"; one that is not there is a Fault::usage that lists what there is
 std::unique_ptr<Device> open_device(int index);
+
+// The operations on a card, which outlives them. A Fault::usage where this build has no CUDA kernels
+std::unique_ptr<DeviceBackend> make_device_backend(Device& device, const cuda::CudaBackendOptions& options = {});
 
 }  // namespace flexgen

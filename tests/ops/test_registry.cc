@@ -2,6 +2,7 @@
 #include "kernels/registry.h"
 
 #include "support/errors.h"
+#include "support/fake_device.h"
 
 using namespace flexgen;
 
@@ -51,4 +52,18 @@ TEST_CASE("operations refuse operands that contradict each other", "[ops]") {
   CHECK_FAULT(attention(b, {{f, 1, 4, 4}, {f + 32, 1, 4, 4}, 2, 1, {DType::bf16, 2, 2, 32}, {}}, {&pool}), Fault::internal, "cache in bf16");
   const KvSpan span{1, 1, 0, nullptr, nullptr};
   CHECK_FAULT(kv_append(b, {{f, 1, 4, 4}, {f, 1, 4, 4}, {DType::f32, 2, 2, 32}, {&span, 1}}, {&pool}), Fault::internal, "span of rows [1, 2) of 1");
+}
+
+TEST_CASE("operations on a card are there where CUDA was compiled, or their absence is said", "[ops]") {
+  testing::FakeDevice device;
+  std::unique_ptr<DeviceBackend> made;
+  try {
+    made = make_device_backend(device);
+  } catch (const Error&) {
+    CHECK_FAULT(make_device_backend(device), Fault::usage,
+                "--device: this build has no CUDA kernels. Build it with -DFLEXGEN_CUDA=ON, or take --device cpu");
+    return;
+  }
+  CHECK(made->operations().name == "cuda");
+  CHECK(&made->device() == &device);
 }
