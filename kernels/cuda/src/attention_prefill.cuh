@@ -178,11 +178,14 @@ class PrefillBlock {
     }
   }
 
-  // What was seen before is merged at the end, where registers are free: nothing here depends on the order to the last bit
+  // What was seen before is merged at the end, where registers are free: nothing here depends on the order to the last bit. For the same
+  // reason item and span are read again.
   FG_DEVICE void store(int half, float sum) const {
-    const int token = token_of(row(half)), head = head_of(row(half)), head_dim = a_.layout.head_dim;
-    const bool complete = item_.part_row < 0, divided = complete && a_.whole.o == nullptr;
-    const int64_t q_row = span_.first_row + static_cast<int64_t>(token);
+    const AttentionItem item = a_.items[blockIdx.x];
+    const int token = (item.first_row + row(half)) / group_, head = kv_head_ * group_ + (item.first_row + row(half)) % group_;
+    const int head_dim = a_.layout.head_dim;
+    const bool complete = item.part_row < 0, divided = complete && a_.whole.o == nullptr;
+    const int64_t q_row = a_.spans[item.span].first_row + static_cast<int64_t>(token);
     float maximum = maximum_[half] * kLn2, own = 1, taken = 0;
     const float* before = nullptr;
     if (complete && a_.before.o != nullptr) {
@@ -199,7 +202,7 @@ class PrefillBlock {
       to = a_.y + q_row * a_.y_stride + static_cast<int64_t>(head) * head_dim;
     } else {
       const PartArrays& part = complete ? a_.whole : a_.parts;
-      const int64_t at = (complete ? q_row : item_.part_row + static_cast<int64_t>(token)) * a_.n_heads + head;
+      const int64_t at = (complete ? q_row : item.part_row + static_cast<int64_t>(token)) * a_.n_heads + head;
       to = part.o + at * head_dim;
       if (lane() % 4 == 0) {
         part.maximum[at] = maximum;
