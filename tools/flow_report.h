@@ -15,12 +15,13 @@ namespace flexgen::tools {
 
 // Times in seconds, sizes in bytes:
 //   sweep_seconds    the sweeps took; all other times lie within
-//   stages           compute, verify, disk_read, disk_write, disk (either): busy_seconds, busy_share; what each waited for, waited_seconds:
+//   stages           compute, verify, disk_read, disk_write, disk (either), and with a card link_in (to it) and link_out: busy_seconds,
+//                      busy_share; what each waited for, waited_seconds:
 //                      compute for disk (a read), verify (hashes) and slot (memory that was still being written);
 //                      disk for compute: nothing was in flight, as all memory for reading ahead was full
 //   bytes            weights, kv_cache, activations: used from memory and from disk, written to disk
 //   bytes_in_flight  mean, while the disk was busy
-//   share_of_roof    the larger of the busy shares of disk and compute; roof says whose
+//   share_of_roof    the largest of the busy shares of disk, link and compute; roof says whose
 inline nlohmann::ordered_json to_json(const FlowStatistics& f) {
   using Object = nlohmann::ordered_json;
   const auto stage = [&](double busy_s) { return Object{{"busy_seconds", busy_s}, {"busy_share", f.share(busy_s)}}; };
@@ -30,15 +31,20 @@ inline nlohmann::ordered_json to_json(const FlowStatistics& f) {
   disk["waited_seconds"] = Object{{"compute", f.disk_idle_s()}};
   read["bytes"] = f.bytes_read;
   write["bytes"] = f.bytes_written;
+  Object stages{{"compute", compute}, {"verify", stage(f.verify_s)}, {"disk_read", read}, {"disk_write", write}, {"disk", disk}};
+  if (f.link_in_bytes + f.link_out_bytes > 0) {
+    stages["link_in"] = stage(f.link_in_s), stages["link_in"]["bytes"] = f.link_in_bytes;
+    stages["link_out"] = stage(f.link_out_s), stages["link_out"]["bytes"] = f.link_out_bytes;
+  }
   return {{"sweep_seconds", f.elapsed_s},
-          {"stages", Object{{"compute", compute}, {"verify", stage(f.verify_s)}, {"disk_read", read}, {"disk_write", write}, {"disk", disk}}},
+          {"stages", stages},
           {"bytes", Object{{"weights", tiers(f.weights)}, {"kv_cache", tiers(f.cache)}, {"activations", tiers(f.activations)}}},
           {"bytes_in_flight", f.disk_s > 0 ? f.byte_seconds / f.disk_s : 0},
           {"short_transfers", f.short_transfers},
           {"retries", f.retries},
           {"read_again_damaged", f.reread},
           {"share_of_roof", f.share_of_roof()},
-          {"roof", f.disk_is_roof() ? "disk" : "compute"}};
+          {"roof", f.roof()}};
 }
 
 // Ends with a newline
@@ -58,6 +64,8 @@ inline std::string table(const FlowStatistics& f) {
   if (f.disk_s > 0)
     stage("disk", f.disk_s,
           fmt::format("{:.2f} s for compute; {} in flight", f.disk_idle_s(), format_bytes(static_cast<uint64_t>(f.byte_seconds / f.disk_s))));
+  if (f.link_in_bytes > 0) stage("to the card", f.link_in_s, bytes(f.link_in_bytes, f.link_in_s));
+  if (f.link_out_bytes > 0) stage("from the card", f.link_out_s, bytes(f.link_out_bytes, f.link_out_s));
   const auto tiers = [&](std::string_view name, const FlowStatistics::Tiers& t) {
     out += fmt::format("  {:<18} {} from memory, {} from disk{}\n", name, format_bytes(t.memory), format_bytes(t.disk),
                        t.written > 0 ? fmt::format(", {} to disk", format_bytes(t.written)) : "");
@@ -69,7 +77,8 @@ inline std::string table(const FlowStatistics& f) {
     out += fmt::format("  {:<18} {} short transfers, {} retries, {} read again for their hash\n", "disk trouble", f.short_transfers, f.retries,
                        f.reread);
   out += fmt::format("  {:<18} {:.1f}%: {} was busy that share of {:.2f} s of sweeps\n", "of the roof", 100 * f.share_of_roof(),
-                     f.disk_is_roof() ? "the disk" : "computing", f.elapsed_s);
+                     f.roof() == std::string_view("disk") ? "the disk" : f.roof() == std::string_view("link") ? "the link to the card" : "computing",
+                     f.elapsed_s);
   return out;
 }
 

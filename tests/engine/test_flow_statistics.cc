@@ -28,7 +28,7 @@ TEST_CASE("the parts' counts become stages and tiers, and differences of them", 
   CHECK(f.activations.disk == 200);
   CHECK(f.activations.written == 300);
   CHECK(f.share_of_roof() == Approx(0.8));
-  CHECK(f.disk_is_roof());
+  CHECK(std::string_view(f.roof()) == "disk");
   CHECK(f.disk_idle_s() == Approx(2));
   CHECK(f.other_s() == Approx(0.5));  // 10 - 6 - 1 - 2 - 0.5
 
@@ -40,7 +40,7 @@ TEST_CASE("the parts' counts become stages and tiers, and differences of them", 
   CHECK(between.elapsed_s == 20);
   CHECK(between.compute_s == 14);
   CHECK(between.share_of_roof() == Approx(0.7));
-  CHECK_FALSE(between.disk_is_roof());
+  CHECK(std::string_view(between.roof()) == "compute");
   CHECK(between.weights.disk == 1000);
   CHECK(between.weights.memory == 1500);
   CHECK(between.bytes_read == 1000);

@@ -4,7 +4,9 @@
 
 #include "flexgen/format/model_writer.h"
 #include "flexgen/model/synthetic.h"
+#include "kernels/registry.h"
 #include "support/catch.h"
+#include "support/deferred_backend.h"
 #include "support/streamed_model.h"
 
 using namespace flexgen;
@@ -95,4 +97,51 @@ TEST_CASE("shares that were asked for are planned, with the frames and rings the
   CHECK(none.ring_bytes == 4 * TieredWeights::slot_bytes(m.file()));
   CHECK(none.kv.memory_pages == 0);
   CHECK(none.hidden_disk_bytes == 0);
+}
+
+TEST_CASE("with a card two budgets are filled and never exceeded, the card's first", "[runtime]") {
+  const StreamedModel m(testing::test_data("tiny-opt"));
+  testing::FakeDevice card;
+  testing::DeferredBackend backend(card, *backends().front());
+  const DeviceRoom room{&backend, 64_MiB};
+  Policy policy;
+  policy.memory_bytes = 1_GiB;
+  const MemoryPlan roomy = make_memory_plan(m.file(), m.model(), policy, demand(4, 64), kProcess, room);
+  REQUIRE(roomy.device);
+  CHECK(roomy.device->budget_bytes == 64_MiB / 20 * 19);
+  CHECK(roomy.weights.streamed_bytes() == 0);
+  CHECK(roomy.kv_device_share() == 1);
+  CHECK(roomy.device->workspace_bytes == backend.workspace_bytes(roomy.device->demand));
+  CHECK(roomy.device->arguments_bytes == backend.arguments_bytes(roomy.device->demand));
+  CHECK(roomy.device->demand.pages == 2 * 4 * div_up<int64_t>(64, roomy.kv_demand.layout.page_tokens));
+
+  bool host_weights = false, host_pages = false, refused = false;
+  for (uint64_t bytes = roomy.device_bytes(); bytes > 100_KiB; bytes = bytes / 8 * 7) {
+    policy.device_bytes = bytes;
+    CAPTURE(bytes);
+    const MemoryPlan p = make_memory_plan(m.file(), m.model(), policy, demand(4, 64), kProcess, room);
+    uint64_t on_card = 0, in_memory = 0;
+    for (const MemoryPlan::Line& l : p.lines()) on_card += l.device_bytes, in_memory += l.memory_bytes;
+    CHECK(on_card <= p.device_bytes());
+    CHECK(in_memory <= p.memory_bytes());
+    CHECK(p.missing_bytes() == 0);
+    refused = p.device_missing_bytes() > 0;
+    CHECK(p.device_bytes() - p.device_missing_bytes() <= bytes);
+    if (refused) continue;
+    CHECK(p.weights.disk_bytes() + p.kv.disk_bytes() == 0);  // the host has room for all that the card has not
+    host_weights |= p.weights.host_bytes() > 0;
+    host_pages |= p.kv.host_pages > 0;
+    if (p.kv.host_pages > 0) CHECK(p.weights.resident_bytes() <= WeightPlacement::within(m.file(), m.program(), 0).resident_bytes() + 2_MiB);
+  }
+  CHECK(host_weights);
+  CHECK(refused);
+
+  policy.device_bytes = 0;
+  policy.shares = Policy::Shares{{0.25, 0.5}, {0.5, 0.25}, {1, 0}};
+  const MemoryPlan shared = make_memory_plan(m.file(), m.model(), policy, demand(16, 600), kProcess, room);
+  CHECK(shared.weights.share() == Approx(0.25).margin(0.1));
+  CHECK(shared.weights.host_share() == Approx(0.5).margin(0.1));
+  CHECK(shared.kv.host_pages > 0);
+  CHECK(shared.kv.disk_pages > 0);
+  CHECK(shared.device->bounce_slot >= shared.kv.frame_bytes);
 }

@@ -55,3 +55,31 @@ TEST_CASE("a placement within a number of bytes never takes more, nor a block le
   }
   CHECK(WeightPlacement::within(m.file(), m.program(), all).streamed_bytes() == 0);
 }
+
+TEST_CASE("with a device: shares of its memory and of the host's, each to within a block, and nothing is forgotten", "[runtime]") {
+  const testing::StreamedModel m(testing::test_data("golden/prenorm-f16-bin"));
+  uint64_t largest = 0;
+  for (const FileBlock& b : m.file().blocks()) largest = std::max(largest, b.bytes);
+  const auto all = static_cast<double>(m.file().weight_bytes());
+  const uint64_t least = WeightPlacement::of_share(m.file(), m.program(), 0).memory_bytes();
+  for (const auto& [device, host] : {std::pair{0.0, 1.0}, {0.0, 0.5}, {0.3, 0.3}, {0.3, 0.7}, {0.9, 0.1}, {1.0, 0.0}, {0.0, 0.0}}) {
+    CAPTURE(device, host);
+    const WeightPlacement p = WeightPlacement::of_shares(m.file(), m.program(), {device, host});
+    CHECK(p.memory_bytes() == WeightPlacement::of_share(m.file(), m.program(), device).memory_bytes());
+    const double wanted = std::max(0.0, (device + host) * all - static_cast<double>(p.memory_bytes()));
+    CHECK(std::abs(static_cast<double>(p.host_bytes()) - wanted) <= 1.01 * static_cast<double>(largest));
+    CHECK(p.memory_bytes() + p.host_bytes() + p.disk_bytes() == m.file().weight_bytes());
+    if (device + host == 1) CHECK(p.disk_bytes() == 0);
+    uint64_t in_host = 0;
+    for (size_t b = 0; b < m.file().blocks().size(); ++b) {
+      REQUIRE_FALSE((p.resident(b) && p.in_host(b)));
+      in_host += p.in_host(b) ? m.file().blocks()[b].bytes : 0;
+    }
+    CHECK(in_host == p.host_bytes());
+  }
+  for (const uint64_t host : {uint64_t{0}, uint64_t{20000}, m.file().weight_bytes()}) {
+    const WeightPlacement p = WeightPlacement::within(m.file(), m.program(), least + 30000, host);
+    CHECK(p.host_bytes() <= host);
+    CHECK(p.host_bytes() + 2 * largest > std::min(host, p.streamed_bytes()));
+  }
+}

@@ -51,7 +51,7 @@ class Engine {
         cache_(options.kv ? *options.kv
                           : KvOptions::in_memory(model.n_layers, {options.kv_dtype, model.n_kv_heads, model.head_dim, options.page_tokens},
                                                  options.kv_bytes)),
-        sweep_(model_, backend, {&pool, nullptr}, weights, cache_, options.sweep) {
+        sweep_(model_, backend, {&pool}, weights, cache_, options.sweep) {
     for (const auto& [what, value] : {std::pair{"gpu-batch-size", options.gpu_batch_size}, {"num-gpu-batches", options.num_gpu_batches},
                                       {"micro-batch-tokens", options.micro_batch_tokens}, {"sweep tokens", options.sweep_tokens}})
       if (value < 1) fail(Fault::usage, "{}: found {}, allowed a whole number from 1", what, value);

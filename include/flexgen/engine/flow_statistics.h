@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the time of the sweeps went and what was moved for them, over all stages: the disk, the verifying, the computing.
+// Where the time of the sweeps went and what was moved for them, over all stages: the disk, the link to a card, the verifying, the
+// computing.
 //
-// The sweep's thread computes, verifies or waits, never two of these at a time. The disk works beside it; while the disk is idle, every
-// slot is full, so that it waits for the computing.
+// Without a card the sweep's thread computes, verifies or waits, never two of these at a time. The disk works beside it; while the disk is
+// idle, every slot is full, so that it waits for the computing. A card computes beside that thread, and its link moves bytes beside both.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
+#include "flexgen/io/device_io.h"
 #include "flexgen/io/io_engine.h"
 #include "flexgen/runtime/hidden_store.h"
 #include "flexgen/runtime/kv_statistics.h"
@@ -29,6 +31,8 @@ struct FlowStatistics {
   double wait_slot_s = 0;            // for memory whose content was still being written
   double disk_s = 0;                 // anything was in flight
   double read_s = 0, write_s = 0;
+  double link_in_s = 0, link_out_s = 0;  // copies to the card, and from it
+  uint64_t link_in_bytes = 0, link_out_bytes = 0;
   double byte_seconds = 0;           // integral of the bytes in flight
   uint64_t bytes_read = 0, bytes_written = 0;
   uint64_t short_transfers = 0, retries = 0;
@@ -36,17 +40,18 @@ struct FlowStatistics {
   Tiers weights, cache, activations;
 
   double share(double seconds) const { return elapsed_s > 0 ? seconds / elapsed_s : 0; }
-  // Of the time that the busier of disk and computing needs alone. 1: the other one is hidden behind it wholly
-  double share_of_roof() const { return share(std::max(disk_s, compute_s)); }
-  bool disk_is_roof() const { return disk_s > compute_s; }
+  // Of the time that the busiest of disk, link and computing needs alone. 1: the others are hidden behind it wholly
+  double share_of_roof() const { return share(std::max({disk_s, link_s(), compute_s})); }
+  double link_s() const { return std::max(link_in_s, link_out_s); }  // the two directions do not share
+  const char* roof() const { return disk_s > std::max(compute_s, link_s()) ? "disk" : link_s() > compute_s ? "link" : "compute"; }
   double disk_idle_s() const { return std::max(0.0, elapsed_s - disk_s); }
   // in sweeps, but neither computing nor verifying nor waiting: choosing tokens, keeping books
   double other_s() const { return std::max(0.0, elapsed_s - compute_s - verify_s - wait_disk_s - wait_slot_s); }
 };
 
-// The parts' counts since they were made, as one. elapsed_s is the caller's to tell.
+// The parts' counts since they were made, as one. elapsed_s is the caller's to tell. link: of a card, or null
 inline FlowStatistics flow_statistics(const SweepStatistics& sweep, const HiddenStatistics& hidden, const WeightStatistics& weights,
-                                      const KvStatistics& cache, const IoStatistics& io) {
+                                      const KvStatistics& cache, const IoStatistics& io, const DeviceIoEngine* link = nullptr) {
   FlowStatistics f;
   f.compute_s = sweep.compute_s;
   f.verify_s = weights.verify_s + cache.verify_s;
@@ -60,6 +65,11 @@ inline FlowStatistics flow_statistics(const SweepStatistics& sweep, const Hidden
   f.bytes_written = io.bytes_written;
   f.short_transfers = io.short_transfers;
   f.retries = io.retries;
+  if (link) {
+    const DeviceIoStatistics l = link->device_statistics();
+    f.link_in_s = l.to_device.busy_s, f.link_in_bytes = l.to_device.bytes;
+    f.link_out_s = l.from_device.busy_s, f.link_out_bytes = l.from_device.bytes;
+  }
   f.reread = weights.reread_blocks + hidden.reread + cache.reread_pages;
   const auto rest = [](uint64_t all, uint64_t part) { return all > part ? all - part : 0; };
   f.weights = {weights.resident_bytes, weights.streamed_bytes, 0};
@@ -74,9 +84,12 @@ template <typename Fn>
 FlowStatistics combined(FlowStatistics a, const FlowStatistics& b, Fn&& fn) {
   using F = FlowStatistics;
   for (double F::*field :
-       {&F::elapsed_s, &F::compute_s, &F::verify_s, &F::wait_disk_s, &F::wait_slot_s, &F::disk_s, &F::read_s, &F::write_s, &F::byte_seconds})
+       {&F::elapsed_s, &F::compute_s, &F::verify_s, &F::wait_disk_s, &F::wait_slot_s, &F::disk_s, &F::read_s, &F::write_s, &F::link_in_s,
+        &F::link_out_s, &F::byte_seconds})
     a.*field = fn(a.*field, b.*field);
-  for (uint64_t F::* field : {&F::bytes_read, &F::bytes_written, &F::short_transfers, &F::retries, &F::reread}) a.*field = fn(a.*field, b.*field);
+  for (uint64_t F::* field :
+       {&F::link_in_bytes, &F::link_out_bytes, &F::bytes_read, &F::bytes_written, &F::short_transfers, &F::retries, &F::reread})
+    a.*field = fn(a.*field, b.*field);
   for (F::Tiers F::* tiers : {&F::weights, &F::cache, &F::activations})
     for (uint64_t F::Tiers::*field : {&F::Tiers::memory, &F::Tiers::disk, &F::Tiers::written})
       (a.*tiers).*field = fn((a.*tiers).*field, (b.*tiers).*field);

@@ -2,15 +2,22 @@
 // A memory plan made real: the arena with its pieces, the I/O engine, the spill files, the weights. An engine or a sweep stands on it.
 //
 //   LanguageModel + Policy + Demand  ->  MemoryPlan  ->  Offload  ->  Engine
+//
+// With a device, the pieces that computing touches are its memory, and a DeviceIoEngine stands between that and the arena, which is then
+// pinned, and the files.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "flexgen/engine/engine.h"
 #include "flexgen/engine/language_model.h"
+#include "flexgen/io/device_io.h"
 #include "flexgen/io/io_file.h"
 #include "flexgen/io/make_io_engine.h"
 #include "flexgen/memory/arena.h"
@@ -23,7 +30,7 @@ struct OffloadOptions {
   std::string io_engine = "auto";              // auto, uring, threads
   std::optional<FaultSpec> faults = {};        // made on purpose
   std::string spill_folder = "/var/tmp";       // for what the plan puts on disk besides weights
-  HostPinner* pinner = nullptr;                // of a GPU, for policy.pin_weight
+  DeviceBackend* device = nullptr;             // that computes: the one of the plan, or null
   Trace* trace = nullptr;
   std::function<void(uint64_t)> progress = {}; // bytes of weights read at the start so far
   const std::atomic<bool>* stop = nullptr;     // ends the start with Fault::interrupted
@@ -40,16 +47,22 @@ class Offload {
       : policy_(policy), plan_(std::move(plan)), pool_(pool), trace_(options.trace), file_(open(model, plan_)) {
     if (plan_.kv.disk_pages > 0) kv_spill_.emplace(SpillFile::create(options.spill_folder, plan_.kv.disk_bytes()));
     if (plan_.hidden_disk_bytes > 0) hidden_spill_.emplace(SpillFile::create(options.spill_folder, plan_.hidden_disk_bytes));
-    arena_ = Arena(plan_.arena_bytes(), policy.pin_weight ? options.pinner : nullptr);
+    FG_CHECK((options.device != nullptr) == plan_.device.has_value(), "a plan for another machine");
+    backend_ = options.device;
+    arena_ = Arena(plan_.arena_bytes(), backend_ ? &backend_->device() : nullptr);
     cut();
     io_ = make_io_engine({.engine = options.io_engine, .memory = transfer_memory(), .faults = std::move(options.faults), .trace = options.trace});
-    weights_ = std::make_unique<TieredWeights>(model.file(), plan_.weights, resident_, ring_, rows_, *io_, pool,
-                                               TieredWeightsOptions{.verify = policy.verify,
-                                                                    .look_ahead = policy.overlap,
-                                                                    .fd = file_.fd(),
-                                                                    .trace = options.trace,
-                                                                    .progress = std::move(options.progress),
-                                                                    .stop = options.stop});
+    TieredWeightsOptions w{.verify = policy.verify,
+                           .look_ahead = policy.overlap,
+                           .fd = file_.fd(),
+                           .trace = options.trace,
+                           .progress = std::move(options.progress),
+                           .stop = options.stop};
+    if (backend_) {
+      start_device(model);
+      w.on_device = {&backend_->device(), *stream_, host_weights_, vectors_, staging_};
+    }
+    weights_ = std::make_unique<TieredWeights>(model.file(), plan_.weights, resident_, ring_, rows_, io_of_tiers(), pool, std::move(w));
   }
 
   const MemoryPlan& plan() const { return plan_; }
@@ -59,10 +72,15 @@ class Offload {
   TieredWeights& weights() { return *weights_; }
   const TieredWeights& weights() const { return *weights_; }
 
+  DeviceQueue* device_queue() const { return queue_.get(); }           // or null
+  const DeviceIoEngine* device_io() const { return device_io_.get(); }  // or null
+
   // At the end of a run: what was read ahead and never needed, or written behind and never read again, may have failed unseen. The disk
   // is then a Fault::io, although all answers are right.
   void check_disk() const {
+    io_of_tiers().drain();
     io_->drain();
+    if (device_io_) device_io_->rethrow();
     if (const uint64_t n = io_->statistics().errors; n > 0)
       fail(Fault::io,
            "{}: {} reads or writes that nothing waited for failed in the end. The answers are complete; check the disk and the system's log",
@@ -74,10 +92,11 @@ class Offload {
     o.memory = kv_;
     o.pool = &pool_;
     o.trace = trace_;
-    if (!kv_spill_) return o;
-    o.io = io_.get();
-    o.spill_fd = kv_spill_->fd();
-    o.spill_name = kv_spill_->name();
+    if (backend_) o.device = &backend_->device(), o.stream = *stream_;
+    if (o.lower_pages() == 0) return o;
+    o.io = &io_of_tiers();
+    o.spill_fd = kv_fd();
+    o.spill_name = kv_spill_ ? kv_spill_->name() : "KV cache in host memory";
     return o;
   }
 
@@ -86,12 +105,19 @@ class Offload {
     o.activation_bytes = UINT64_MAX;  // the plan has bounded a sweep's tokens
     o.logits_bytes = plan_.logits_bytes;
     o.hidden = {.memory_share = plan_.activation_share,
+                .host_share = plan_.activation_host_share,
                 .memory = hidden_,
                 .frames = frames_,
-                .io = io_.get(),
+                .io = &io_of_tiers(),
                 .look_ahead = policy_.overlap,
                 .trace = trace_};
-    if (hidden_spill_) o.hidden.fd = hidden_spill_->fd(), o.hidden.path = hidden_spill_->name();
+    o.hidden.fd = hidden_fd();
+    o.hidden.host_offset = plan_.hidden_disk_bytes;
+    if (hidden_spill_) o.hidden.path = hidden_spill_->name();
+    o.device = queue_.get();
+    if (o.device) o.blocks_at_once = 64;  // what one launch takes
+    o.tokens_at_once = plan_.tokens_at_once;
+    o.host_logits = host_logits_;
     o.merge_steps = !policy_.sep_layer;
     o.scratch = scratch_;
     o.head = head_;
@@ -112,7 +138,39 @@ class Offload {
   }
 
  private:
+  // Numbers of "files" that lie in host memory entirely: they only name extents.
+  static constexpr int kNoKvFile = 1 << 30, kNoHiddenFile = kNoKvFile + 1;
+
+  IoEngine& io_of_tiers() const { return device_io_ ? static_cast<IoEngine&>(*device_io_) : *io_; }
+  int kv_fd() const { return kv_spill_ ? kv_spill_->fd() : kNoKvFile; }
+  int hidden_fd() const { return hidden_spill_ ? hidden_spill_->fd() : plan_.hidden_host_bytes > 0 ? kNoHiddenFile : -1; }
+
+  void start_device(const LanguageModel& model) {
+    Device& device = backend_->device();
+    stream_.emplace(device);
+    std::vector<HostExtent> extents = TieredWeights::host_extents(model.file(), plan_.weights, file_.fd(), host_weights_);
+    if (!host_kv_.empty()) extents.push_back({kv_fd(), plan_.kv.host_offset(), host_kv_});
+    if (!host_hidden_.empty()) extents.push_back({hidden_fd(), plan_.hidden_disk_bytes, host_hidden_});
+    const auto place = [](const HostExtent& e) { return std::tie(e.fd, e.offset); };
+    std::sort(extents.begin(), extents.end(), [&](const HostExtent& a, const HostExtent& b) { return place(a) < place(b); });
+    device_io_ = std::make_unique<DeviceIoEngine>(DeviceIoOptions{.device = device,
+                                                                  .compute = *stream_,
+                                                                  .device_memory = {device_memory_.memory()},
+                                                                  .disk = io_.get(),
+                                                                  .bounce = bounce_,
+                                                                  .slot_bytes = plan_.device->bounce_slot,
+                                                                  .resident = std::move(extents),
+                                                                  .trace = trace_});
+    queue_ = backend_->make_queue(plan_.device->demand, *stream_, workspace_, arguments_);
+  }
+
   static IoFile open(const LanguageModel& model, const MemoryPlan& plan) {
+    if (plan.device_missing_bytes() > 0)
+      fail(Fault::space,
+           "{}: does not fit: found a need of {} of GPU memory, allowed {}: {} are missing. Give more --gpu-memory, fewer or shorter sequences, or "
+           "more to host memory and disk",
+           model.file().file().path(), format_bytes(plan.device_bytes()), format_bytes(plan.device->budget_bytes),
+           format_bytes(plan.device_missing_bytes()));
     if (plan.missing_bytes() > 0)
       fail(Fault::space,
            "{}: does not fit: found a need of {} of memory, allowed {}: {} are missing. Give more --memory, fewer or shorter sequences, or more to "
@@ -121,26 +179,53 @@ class Offload {
     return IoFile::open(model.file().file());
   }
 
-  // Large pieces first: they begin on huge pages, and so nothing is lost between them.
+  using Piece = std::pair<std::span<std::byte>*, uint64_t>;
+
+  // The pieces that the plan counted
   void cut() {
-    const std::pair<std::span<std::byte>*, uint64_t> pieces[] = {{&resident_, plan_.weights.resident_bytes()},
-                                                                 {&ring_, plan_.ring_bytes},
-                                                                 {&rows_, plan_.rows_bytes},
-                                                                 {&kv_, plan_.kv.memory_bytes()},
-                                                                 {&hidden_, plan_.hidden_bytes},
-                                                                 {&frames_, plan_.frames_bytes},
-                                                                 {&scratch_, plan_.scratch_bytes},
-                                                                 {&head_, plan_.head_bytes}};
+    const std::vector<Piece> fast{{&resident_, plan_.weights.resident_bytes()},
+                                  {&ring_, plan_.ring_bytes},
+                                  {&rows_, plan_.rows_bytes},
+                                  {&kv_, plan_.kv.memory_bytes()},
+                                  {&hidden_, plan_.hidden_bytes},
+                                  {&frames_, plan_.frames_bytes},
+                                  {&scratch_, plan_.scratch_bytes},
+                                  {&head_, plan_.head_bytes}};
+    if (!backend_) return cut(fast, [&](size_t bytes, size_t alignment) { return arena_.take(bytes, alignment); });
+    const MemoryPlan::OnDevice& on = *plan_.device;
+    device_memory_ = DeviceMemory(backend_->device(), plan_.device_bytes());
+    std::span<std::byte> left = device_memory_.memory();
+    const auto take = [&](size_t bytes, size_t) {
+      const std::span<std::byte> piece = left.first(bytes);
+      left = left.subspan(bytes);
+      return piece;
+    };
+    cut(fast, take);
+    cut({{&vectors_, on.vectors_bytes}, {&workspace_, on.workspace_bytes}}, take);
+    cut({{&host_weights_, plan_.weights.host_bytes()},
+         {&host_kv_, plan_.kv.host_bytes()},
+         {&host_hidden_, plan_.hidden_host_bytes},
+         {&bounce_, on.bounce_bytes},
+         {&arguments_, on.arguments_bytes},
+         {&staging_, on.staging_bytes},
+         {&host_logits_, on.logits_bytes}},
+        [&](size_t bytes, size_t alignment) { return arena_.take(bytes, alignment); });
+  }
+
+  // Large pieces first: they begin on huge pages, and so nothing is lost between them.
+  template <typename Take>
+  static void cut(const std::vector<Piece>& pieces, Take&& take) {
     for (const bool large : {true, false})
       for (const auto& [piece, bytes] : pieces)
         if (bytes > 0 && (bytes >= Arena::kHugePage) == large)
-          *piece = arena_.take(MemoryPlan::piece(bytes), large ? Arena::kHugePage : 4096).first(bytes);
+          *piece = take(MemoryPlan::piece(bytes), large ? Arena::kHugePage : size_t{4096}).first(bytes);
   }
 
   // All but the resident weights, where these come first, as a large piece does: they are read once, and pinning them for the ring would
   // cost the kernel more than it saves.
   std::span<std::byte> transfer_memory() const {
     const std::span<std::byte> all = arena_.memory();
+    if (backend_) return bounce_;
     return resident_.data() == all.data() ? all.subspan(MemoryPlan::piece(resident_.size())) : all;
   }
 
@@ -151,8 +236,15 @@ class Offload {
   IoFile file_;  // the model file, past the page cache
   std::optional<SpillFile> kv_spill_, hidden_spill_;
   Arena arena_;
-  std::span<std::byte> resident_, ring_, rows_, kv_, hidden_, frames_, scratch_, head_;
-  std::unique_ptr<QueuedEngine> io_;  // ends before the memory and files that it works on
+  DeviceBackend* backend_ = nullptr;
+  DeviceMemory device_memory_;
+  std::span<std::byte> resident_, ring_, rows_, kv_, hidden_, frames_, scratch_, head_;  // of the device, or of the arena
+  std::span<std::byte> vectors_, workspace_;                                            // of the device
+  std::span<std::byte> host_weights_, host_kv_, host_hidden_, bounce_, arguments_, staging_, host_logits_;  // of the arena, with a device
+  std::unique_ptr<QueuedEngine> io_;  // ends before the memory and files that it works on, as do the next three
+  std::optional<DeviceStream> stream_;
+  std::unique_ptr<DeviceIoEngine> device_io_;
+  std::unique_ptr<DeviceQueue> queue_;
   std::unique_ptr<TieredWeights> weights_;
 };
 

@@ -68,7 +68,7 @@ inline PerplexityResult perplexity(const ModelDescription& model, const Backend&
   const auto at_once = o.kv ? static_cast<uint64_t>(std::max<int64_t>(1, o.windows_at_once))
                             : std::clamp<uint64_t>(o.kv_bytes / window_bytes, 1, static_cast<uint64_t>(o.gpu_batch_size * o.num_gpu_batches));
   KvStore cache(o.kv ? *o.kv : KvOptions::in_memory(model.n_layers, layout, at_once * window_bytes));
-  Sweep sweep(model, backend, {&pool, nullptr}, weights, cache, o.sweep);
+  Sweep sweep(model, backend, {&pool}, weights, cache, o.sweep);
 
   PerplexityResult result;
   double total = 0;

@@ -41,13 +41,21 @@ class ModelFile {
     return it == by_name_.end() ? nullptr : &plan_.tensors[it->second];
   }
 
+  // of block i, whose bytes are here. thread: any
+  uint64_t block_hash(size_t i, std::span<const std::byte> bytes) const {
+    FG_CHECK(i < plan_.blocks.size() && bytes.size() == plan_.blocks[i].bytes, "block {} of {}, {} bytes", i, plan_.blocks.size(), bytes.size());
+    return XXH3_64bits_withSeed(bytes.data(), bytes.size(), block_seed(i));
+  }
+  uint64_t block_seed(size_t i) const { return layout::block_seed(header_.file_id, i); }  // of its hash
+
   // bytes are block i as written. thread: any
-  bool block_intact(size_t i, std::span<const std::byte> bytes) const { return hash_of(i, bytes) == plan_.blocks[i].hash; }
+  bool block_intact(size_t i, std::span<const std::byte> bytes) const { return block_hash(i, bytes) == plan_.blocks[i].hash; }
 
   // bytes are block i as read; throws Fault::damaged naming tensor, block and offset where they are not what was written.
   // thread: any
-  void verify_block(size_t i, std::span<const std::byte> bytes) const {
-    const uint64_t found = hash_of(i, bytes);
+  void verify_block(size_t i, std::span<const std::byte> bytes) const { verify_block_hash(i, block_hash(i, bytes)); }
+  // found: of block i as read
+  void verify_block_hash(size_t i, uint64_t found) const {
     const FileBlock& block = plan_.blocks[i];
     if (found != block.hash)
       fail(Fault::damaged,
@@ -81,11 +89,6 @@ class ModelFile {
   }
 
  private:
-  uint64_t hash_of(size_t i, std::span<const std::byte> bytes) const {
-    FG_CHECK(i < plan_.blocks.size() && bytes.size() == plan_.blocks[i].bytes, "block {} of {}, {} bytes", i, plan_.blocks.size(), bytes.size());
-    return XXH3_64bits_withSeed(bytes.data(), bytes.size(), layout::block_seed(header_.file_id, i));
-  }
-
   void read_header();
   std::vector<std::byte> read_section(const layout::Section& s, uint64_t number, std::string_view what) const;
   void read_index(std::span<const std::byte> index, std::span<const std::byte> table);

@@ -3,7 +3,8 @@
 // refused here, with the bytes that are missing; what is planned is allocated at once (engine/offload.h) and nothing large after it.
 //
 // Without shares of the policy a simple rule fills the memory: first what a run cannot do without, then the KV cache, then weights. A
-// byte of either saves a byte of reading in every sweep, but the cache would also be written, and is read in smaller pieces.
+// byte of either saves a byte of reading in every sweep, but the cache would also be written, and is read in smaller pieces. With a device
+// its memory is filled so, then the host's with the rest.
 #pragma once
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 
 #include "flexgen/base/bytes.h"
 #include "flexgen/format/model_file.h"
+#include "flexgen/ops/device_backend.h"
 #include "flexgen/runtime/kv_plan.h"
 #include "flexgen/runtime/policy.h"
 #include "flexgen/runtime/sweep.h"
@@ -36,10 +38,30 @@ struct ProcessMemory {
   uint64_t available_bytes = 0;  // that it may take besides, cgroup limits included
 };
 
+// A device that is to compute: what its operations need, and what of its memory may be taken
+struct DeviceRoom {
+  const DeviceBackend* backend = nullptr;
+  uint64_t free_bytes = 0;
+};
+
 struct MemoryPlan {
   struct Line {
     std::string what;
-    uint64_t memory_bytes = 0, disk_bytes = 0;
+    uint64_t device_bytes = 0, memory_bytes = 0, disk_bytes = 0;
+  };
+
+  // What a device adds. Then the pieces that computing touches lie in its memory (weights.resident_bytes() to head_bytes below), and the
+  // host's holds what is streamed from there, and what passes through on its way.
+  struct OnDevice {
+    DeviceDemand demand;             // of its operations
+    uint64_t budget_bytes = 0;
+    uint64_t vectors_bytes = 0;      // on the device
+    uint64_t workspace_bytes = 0;    // likewise
+    uint64_t arguments_bytes = 0;    // in host memory, as are these
+    uint64_t staging_bytes = 0;      // vectors on their way
+    uint64_t bounce_bytes = 0;       // slots between disk and device
+    uint64_t bounce_slot = 0;
+    uint64_t logits_bytes = 0;       // that have come back
   };
 
   uint64_t budget_bytes = 0;
@@ -50,47 +72,80 @@ struct MemoryPlan {
   KvDemand kv_demand;
   KvRequirement kv;
   int64_t sweep_tokens = 0;
-  double activation_share = 1;       // of the micro-batches, in memory
-  uint64_t hidden_bytes = 0;         // in memory
+  double activation_share = 1;       // of the micro-batches, in memory, of the device where there is one
+  double activation_host_share = 0;  // behind a device
+  uint64_t hidden_bytes = 0;         // in memory, of the device where there is one
+  uint64_t hidden_host_bytes = 0;    // behind a device
   uint64_t frames_bytes = 0;         // hidden states on their way from and to disk
   uint64_t hidden_disk_bytes = 0;
   uint64_t scratch_bytes = 0;
   uint64_t head_bytes = 0;
   uint64_t kernels_bytes = 0;        // that kernels allocate for themselves
   uint64_t logits_bytes = 0;         // of the rows of logits that are computed at a time
+  int64_t tokens_at_once = 0;        // that linear gets
   std::optional<Policy::Shares> asked;
+  std::optional<OnDevice> device;
 
   // --- of the arena
   static uint64_t piece(uint64_t bytes) {
     return bytes >= Buffer::kHugePage ? round_up<uint64_t>(bytes, Buffer::kHugePage) : round_up<uint64_t>(bytes, 4096);
   }
-  uint64_t arena_bytes() const {
-    uint64_t sum = 0;
-    for (const uint64_t bytes :
-         {weights.resident_bytes(), ring_bytes, rows_bytes, kv.memory_bytes(), hidden_bytes, frames_bytes, scratch_bytes, head_bytes})
-      sum += piece(bytes);
-    return round_up<uint64_t>(sum, Buffer::kHugePage);
+  // that computing touches
+  std::vector<uint64_t> fast_pieces() const {
+    return {weights.resident_bytes(), ring_bytes, rows_bytes, kv.memory_bytes(), hidden_bytes, frames_bytes, scratch_bytes, head_bytes};
   }
+  std::vector<uint64_t> host_pieces() const {
+    if (!device) return fast_pieces();
+    return {weights.host_bytes(),    kv.host_bytes(),          hidden_host_bytes,      device->bounce_bytes,
+            device->arguments_bytes, device->staging_bytes,    device->logits_bytes};
+  }
+  uint64_t arena_bytes() const { return round_up<uint64_t>(sum_of(host_pieces()), Buffer::kHugePage); }
+  // --- of the device
+  uint64_t device_bytes() const {
+    return device ? sum_of(fast_pieces()) + piece(device->vectors_bytes) + piece(device->workspace_bytes) : 0;
+  }
+  uint64_t device_missing_bytes() const { return device && device_bytes() > device->budget_bytes ? device_bytes() - device->budget_bytes : 0; }
   // The kernel keeps a page of its tables for each huge page and counts it; and small things that nobody plans
   uint64_t overhead_bytes() const { return arena_bytes() / 512 + std::clamp<uint64_t>(arena_bytes() / 64, 4_MiB, 16_MiB); }
   uint64_t memory_bytes() const { return process_bytes + overhead_bytes() + kernels_bytes + arena_bytes(); }
   uint64_t spill_bytes() const { return kv.disk_bytes() + hidden_disk_bytes; }
   uint64_t missing_bytes() const { return memory_bytes() > budget_bytes ? memory_bytes() - budget_bytes : 0; }
 
-  double kv_share() const {
-    const size_t in_memory = kv.memory_pages + kv.unfilled_pages;
-    return in_memory + kv.disk_pages == 0 ? 1 : static_cast<double>(in_memory) / static_cast<double>(in_memory + kv.disk_pages);
-  }
+  double kv_share() const { return kv_part(kv.memory_pages + kv.unfilled_pages + kv.host_pages); }  // in memory, the device's included
+  double kv_device_share() const { return kv_part(kv.memory_pages + kv.unfilled_pages); }
 
   std::vector<Line> lines() const {
-    return {{"program, tables, vectors", process_bytes + overhead_bytes(), 0},
-            {"weights", weights.resident_bytes(), weights.streamed_bytes()},
-            {"weights on their way", ring_bytes + rows_bytes, 0},
-            {"KV cache", static_cast<uint64_t>(kv.memory_pages + kv.unfilled_pages) * kv.frame_bytes, kv.disk_bytes()},
-            {"KV cache on its way", static_cast<uint64_t>(kv.staging_in + kv.staging_out) * kv.frame_bytes, 0},
-            {"activations", hidden_bytes, hidden_disk_bytes},
-            {"activations on their way", frames_bytes, 0},
-            {"scratch and logits", scratch_bytes + head_bytes + kernels_bytes, 0}};
+    const uint64_t pages = static_cast<uint64_t>(kv.memory_pages + kv.unfilled_pages) * kv.frame_bytes,
+                   staged = static_cast<uint64_t>(kv.staging_in + kv.staging_out) * kv.frame_bytes, scratch = scratch_bytes + head_bytes;
+    if (!device)
+      return {{"program, tables, vectors", 0, process_bytes + overhead_bytes(), 0},
+              {"weights", 0, weights.resident_bytes(), weights.disk_bytes()},
+              {"weights on their way", 0, ring_bytes + rows_bytes, 0},
+              {"KV cache", 0, pages, kv.disk_bytes()},
+              {"KV cache on its way", 0, staged, 0},
+              {"activations", 0, hidden_bytes, hidden_disk_bytes},
+              {"activations on their way", 0, frames_bytes, 0},
+              {"scratch and logits", 0, scratch + kernels_bytes, 0}};
+    return {{"program, tables, vectors", device->vectors_bytes, process_bytes + overhead_bytes(), 0},
+            {"weights", weights.resident_bytes(), weights.host_bytes(), weights.disk_bytes()},
+            {"weights on their way", ring_bytes + rows_bytes, 0, 0},
+            {"KV cache", pages, kv.host_bytes(), kv.disk_bytes()},
+            {"KV cache on its way", staged, 0, 0},
+            {"activations", hidden_bytes, hidden_host_bytes, hidden_disk_bytes},
+            {"activations on their way", frames_bytes, 0, 0},
+            {"scratch and logits", scratch + device->workspace_bytes, kernels_bytes + device->logits_bytes + device->arguments_bytes, 0},
+            {"between disk and device", 0, device->bounce_bytes + device->staging_bytes, 0}};
+  }
+
+ private:
+  double kv_part(size_t pages) const {
+    const size_t all = kv.memory_pages + kv.unfilled_pages + kv.host_pages + kv.disk_pages;
+    return all == 0 ? 1 : static_cast<double>(pages) / static_cast<double>(all);
+  }
+  static uint64_t sum_of(const std::vector<uint64_t>& pieces) {
+    uint64_t sum = 0;
+    for (const uint64_t bytes : pieces) sum += piece(bytes);
+    return sum;
   }
 };
 
@@ -98,23 +153,28 @@ namespace detail {
 
 class MemoryPlanner {
  public:
-  MemoryPlanner(const ModelFile& file, const ModelDescription& model, const Policy& policy, const Demand& demand, const ProcessMemory& process)
+  MemoryPlanner(const ModelFile& file, const ModelDescription& model, const Policy& policy, const Demand& demand, const ProcessMemory& process,
+                const DeviceRoom& device)
       : file_(file),
         model_(model),
         policy_(policy),
         demand_(demand),
+        device_(device),
         program_(policy.sep_layer ? opt_program(model) : merged_layers(opt_program(model))),
         plan_{.weights = WeightPlacement::of_share(file, program_, 1)} {
     plan_.budget_bytes = policy.memory_bytes ? policy.memory_bytes : process.used_bytes + process.available_bytes / 20 * 19;
     plan_.asked = policy.shares;
+    if (device_.backend) plan_.device.emplace().budget_bytes = policy.device_bytes ? policy.device_bytes : device_.free_bytes / 20 * 19;
     count_process(process);
     count_activations();
   }
 
   MemoryPlan make() {
     if (policy_.shares) {
-      set_cache(std::clamp(policy_.shares->cache.memory(), 0.0, 1.0));
-      set_weights(WeightPlacement::of_share(file_, program_, std::clamp(policy_.shares->weights.memory(), 0.0, 1.0)));
+      set_cache(fast(policy_.shares->cache));
+      const TierShare weights = fast(policy_.shares->weights);
+      set_weights(plan_.device ? WeightPlacement::of_shares(file_, program_, weights)
+                               : WeightPlacement::of_share(file_, program_, std::clamp(weights.device, 0.0, 1.0)));
     } else {
       fill();
     }
@@ -124,43 +184,64 @@ class MemoryPlanner {
  private:
   // with 16 MiB the disk idled 6 % of a sweep of OPT-6.7B, with 32 and 64 it did not (end-to-end --look-ahead)
   static constexpr uint64_t kRingBytes = 64_MiB;
-  static constexpr uint64_t kActivationBytes = 256_MiB;
+  static constexpr uint64_t kDeviceRingBytes = 256_MiB;  // 5 ms of a fast link
+  static constexpr uint64_t kActivationBytes = 256_MiB, kDeviceActivationBytes = 2_GiB;
   static constexpr uint64_t kLogitsBytes = 64_MiB;
   static constexpr size_t kLeastSlots = 8, kSlotsWithoutOverlap = 4;
+
+  // The shares of the memory that computes and of the one behind it: without a device both are the host's.
+  TierShare fast(const TierShare& s) const { return plan_.device ? s : TierShare{s.memory(), 0}; }
 
   void count_process(const ProcessMemory& process) {
     uint64_t vectors = 0;
     for (const FileTensor& t : file_.tensors())
       if (t.is_vector()) vectors += static_cast<uint64_t>(t.shape[0]) * sizeof(float);
+    if (plan_.device) vectors = 0, plan_.device->vectors_bytes = TieredWeights::vectors_bytes(file_);
     const uint64_t books = file_.blocks().size() * 128 + static_cast<uint64_t>(demand_.sequences * demand_.tokens_per_sequence) * 8;
     plan_.process_bytes = process.used_bytes + vectors + books;
   }
 
   void count_activations() {
-    plan_.activation_share = policy_.shares ? std::clamp(policy_.shares->activations.memory(), 0.0, 1.0) : 1;
-    const bool on_disk = plan_.activation_share < 1;
+    const TierShare share = policy_.shares ? fast(policy_.shares->activations) : TierShare{1, 0};
+    plan_.activation_share = std::clamp(share.device, 0.0, 1.0);
+    plan_.activation_host_share = std::clamp(share.host, 0.0, 1 - plan_.activation_share);
+    const bool moves = plan_.activation_share < 1;
     const int64_t wanted = std::min(demand_.sweep_tokens, kMostSweepTokens),
                   per_token = static_cast<int64_t>(scratch_bytes(program_, 1) + hidden_bytes(program_, 1));
-    const auto room = static_cast<int64_t>(std::min(kActivationBytes, std::max<uint64_t>(plan_.budget_bytes / 16, 8_MiB)));
-    plan_.sweep_tokens = on_disk ? wanted : std::min(wanted, std::max({room / per_token, std::min(demand_.least_sweep_tokens, wanted), int64_t{1}}));
+    const auto room = static_cast<int64_t>(plan_.device ? std::min(kDeviceActivationBytes, std::max<uint64_t>(plan_.device->budget_bytes / 8, 8_MiB))
+                                                        : std::min(kActivationBytes, std::max<uint64_t>(plan_.budget_bytes / 16, 8_MiB)));
+    plan_.sweep_tokens = moves ? wanted : std::min(wanted, std::max({room / per_token, std::min(demand_.least_sweep_tokens, wanted), int64_t{1}}));
     const int64_t micro_batch = std::min(policy_.micro_batch_tokens, plan_.sweep_tokens);
-    if (on_disk) {
+    if (moves) {
       // a cut that leaves a remainder may make one micro-batch more
-      const int64_t batches = most_micro_batches(),
-                    n_memory = batches - static_cast<int64_t>(std::floor(static_cast<double>(batches) * (1 - plan_.activation_share) + 1e-9));
+      const int64_t batches = most_micro_batches(), n_fast = batches - part(batches, 1 - plan_.activation_share),
+                    n_disk = part(batches, 1 - share.memory());
       const uint64_t frame = HiddenStore::frame_bytes(micro_batch, program_.width[0]);
-      plan_.hidden_bytes = std::min(static_cast<uint64_t>(n_memory) * frame, hidden_bytes(program_, plan_.sweep_tokens));
+      plan_.hidden_bytes = std::min(static_cast<uint64_t>(n_fast) * frame, hidden_bytes(program_, plan_.sweep_tokens));
       plan_.frames_bytes = HiddenStore::kFrames * frame;
-      plan_.hidden_disk_bytes = static_cast<uint64_t>(batches - n_memory) * frame;
+      plan_.hidden_host_bytes = static_cast<uint64_t>(batches - n_fast - n_disk) * frame;
+      plan_.hidden_disk_bytes = static_cast<uint64_t>(n_disk) * frame;
       plan_.scratch_bytes = scratch_bytes(program_, micro_batch);
     } else {
       plan_.hidden_bytes = hidden_bytes(program_, plan_.sweep_tokens);
       plan_.scratch_bytes = scratch_bytes(program_, plan_.sweep_tokens);
     }
-    plan_.kernels_bytes = linear_workspace(std::min(std::max(micro_batch, Sweep::kTokensAtOnce), plan_.sweep_tokens));
+    plan_.tokens_at_once = plan_.device ? kDeviceTokensAtOnce : SweepOptions{}.tokens_at_once;
+    const int64_t at_once = std::min(std::max(micro_batch, plan_.tokens_at_once), plan_.sweep_tokens);
     plan_.logits_bytes = std::min<uint64_t>(kLogitsBytes, std::max<uint64_t>(plan_.budget_bytes / 32, 1_MiB));
-    plan_.head_bytes = head_bytes(program_, head_rows(program_, std::min(demand_.logits, plan_.sweep_tokens), plan_.logits_bytes));
+    const int64_t rows = head_rows(program_, std::min(demand_.logits, plan_.sweep_tokens), plan_.logits_bytes);
+    plan_.head_bytes = head_bytes(program_, rows);
+    if (plan_.device) {
+      plan_.device->logits_bytes = static_cast<uint64_t>(rows * program_.head_width[3]) * sizeof(float);
+      plan_.device->staging_bytes = TieredWeights::vector_staging_bytes(file_);
+      plan_.device->demand.tokens = std::max(at_once, rows);
+    } else {
+      plan_.kernels_bytes = linear_workspace(at_once);
+    }
   }
+
+  // whole ones of n that a share of them is at least
+  static int64_t part(int64_t n, double share) { return static_cast<int64_t>(std::floor(static_cast<double>(n) * share + 1e-9)); }
 
   // what kernels keep between calls: the widest input of a micro-batch, rearranged (kernels/cpu/driver.cc)
   uint64_t linear_workspace(int64_t n_tok) const {
@@ -175,7 +256,7 @@ class MemoryPlanner {
     return plan_.sweep_tokens / policy_.micro_batch_tokens + std::min(demand_.sequences, plan_.sweep_tokens) / policy_.gpu_batch_size + 1;
   }
 
-  void set_cache(double share) {
+  void set_cache(const TierShare& share) {
     KvDemand& d = plan_.kv_demand;
     d.n_layers = model_.n_layers;
     d.n_sequences = demand_.sequences;
@@ -183,11 +264,34 @@ class MemoryPlanner {
     d.total_tokens = demand_.total_tokens;
     d.sequences_per_micro_batch = std::min(policy_.gpu_batch_size, demand_.sequences);
     d.micro_batch_tokens = std::min(policy_.micro_batch_tokens, plan_.sweep_tokens);
-    d.memory_share = share;
+    d.memory_share = std::clamp(share.device, 0.0, 1.0);
+    d.host_share = std::clamp(share.memory() - share.device, 0.0, 1.0);
     d.overlap = policy_.overlap;
     d.layout = {policy_.kv_dtype, model_.n_kv_heads, model_.head_dim,
-                choose_page_tokens(policy_.kv_dtype, model_.n_kv_heads, model_.head_dim, demand_.tokens_per_sequence, share < 1)};
+                choose_page_tokens(policy_.kv_dtype, model_.n_kv_heads, model_.head_dim, demand_.tokens_per_sequence, share.device < 1)};
     plan_.kv = kv_requirement(d);
+    if (plan_.device) set_operations();
+  }
+
+  // what the device's operations need with that cache
+  void set_operations() {
+    MemoryPlan::OnDevice& on = *plan_.device;
+    DeviceDemand& d = on.demand;
+    d.sequences = plan_.kv_demand.sequences_per_micro_batch;
+    d.pages = 2 * d.sequences * div_up(demand_.tokens_per_sequence, plan_.kv_demand.layout.page_tokens);
+    d.n_heads = model_.n_heads;
+    d.layout = plan_.kv_demand.layout;
+    for (const FileTensor& t : file_.tensors()) {
+      if (t.is_vector()) continue;
+      d.widest_rows = std::max(d.widest_rows, t.shape[0]);
+      d.widest_cols = std::max(d.widest_cols, t.shape[1]);
+      if (t.dtype != DType::f32) d.weights = t.dtype;
+    }
+    on.workspace_bytes = device_.backend->workspace_bytes(d);
+    on.arguments_bytes = device_.backend->arguments_bytes(d);
+    const uint64_t largest = std::max<uint64_t>(TieredWeights::slot_bytes(file_), plan_.kv.frame_bytes);
+    on.bounce_slot = round_up<uint64_t>(std::max(largest, plan_.frames_bytes / HiddenStore::kFrames), 4096);
+    on.bounce_bytes = kBounceSlots * on.bounce_slot;
   }
 
   // the placement, with the ring that it needs
@@ -197,7 +301,9 @@ class MemoryPlanner {
     if (plan_.weights.streamed_bytes() == 0) return;
     const uint64_t slot = TieredWeights::slot_bytes(file_);
     // of a small model a quarter, or the ring would be all of it
-    const uint64_t ahead = policy_.look_ahead_bytes ? policy_.look_ahead_bytes : std::min(kRingBytes, plan_.weights.streamed_bytes() / 4);
+    const uint64_t ahead = policy_.look_ahead_bytes
+                               ? policy_.look_ahead_bytes
+                               : std::min(plan_.device ? kDeviceRingBytes : kRingBytes, plan_.weights.streamed_bytes() / 4);
     uint64_t slots = policy_.overlap ? std::max<uint64_t>(kLeastSlots, ahead / slot) : kSlotsWithoutOverlap;
     if (plan_.activation_share < 1) slots += most_held();
     plan_.ring_bytes = slots * slot;
@@ -225,35 +331,60 @@ class MemoryPlanner {
     return most;
   }
 
+  bool fits() const { return plan_.missing_bytes() == 0 && plan_.device_missing_bytes() == 0; }
+
   void fill() {
-    set_cache(1);
+    set_cache({1, 0});
     set_weights(WeightPlacement::of_share(file_, program_, 1));
-    if (plan_.missing_bytes() == 0) return;
-    // as much of the cache as leaves room for what must be there, in 256ths
+    if (fits()) return;
+    // as much of the cache as leaves room for what must be there, in the memory that computes and then in the one behind it
     set_weights(WeightPlacement::within(file_, program_, 0));
-    if (plan_.missing_bytes() > 0) {
-      int low = 0, high = 256;
-      while (low < high) {
-        const int middle = (low + high + 1) / 2;
-        set_cache(middle / 256.0);
-        (plan_.missing_bytes() == 0 ? low = middle : high = middle - 1);
-      }
-      set_cache(low / 256.0);
+    if (!fits()) {
+      const double first = largest_share([&](double s) {
+        set_cache({s, plan_.device ? 1 - s : 0});
+        return plan_.device ? plan_.device_missing_bytes() == 0 : fits();
+      });
+      const double second = !plan_.device ? 0 : largest_share([&](double s) {
+        set_cache({first, s * (1 - first)});
+        return fits();
+      });
+      set_cache({first, second * (1 - first)});
     }
     // and as many weights as leave room for the ring; rounding to huge pages may cost one step more
-    const uint64_t used = plan_.memory_bytes() - MemoryPlan::piece(plan_.weights.resident_bytes());
-    for (uint64_t room = plan_.budget_bytes > used ? plan_.budget_bytes - used : 0;; room -= std::min<uint64_t>(room, 2_MiB)) {
-      set_weights(WeightPlacement::within(file_, program_, room));
-      if (plan_.missing_bytes() == 0 || room == 0) return;
+    const auto left = [](uint64_t budget, uint64_t used) { return budget > used ? budget - used : 0; };
+    const uint64_t host_room = left(plan_.budget_bytes, plan_.memory_bytes());
+    uint64_t room = plan_.device ? left(plan_.device->budget_bytes, plan_.device_bytes()) : host_room, behind = plan_.device ? host_room : 0;
+    // what is always resident was counted as used, and is part of the room
+    room += MemoryPlan::piece(plan_.weights.resident_bytes());
+    for (;;) {
+      set_weights(WeightPlacement::within(file_, program_, room, behind));
+      if (fits() || (room == 0 && behind == 0)) return;
+      if (!plan_.device || plan_.device_missing_bytes() > 0) room -= std::min<uint64_t>(room, 2_MiB);
+      if (plan_.device && plan_.missing_bytes() > 0) behind -= std::min<uint64_t>(behind, 2_MiB);
+      if ((room == 0 && plan_.device_missing_bytes() > 0) || (behind == 0 && plan_.device && plan_.missing_bytes() > 0)) return;
     }
   }
 
+  // the largest share, in 256ths, for which fits(share) holds; 0 where none does
+  template <typename Fits>
+  static double largest_share(Fits&& fits_with) {
+    int low = 0, high = 256;
+    while (low < high) {
+      const int middle = (low + high + 1) / 2;
+      (fits_with(middle / 256.0) ? low = middle : high = middle - 1);
+    }
+    return low / 256.0;
+  }
+
   static constexpr int64_t kMostSweepTokens = 16384;
+  static constexpr int64_t kDeviceTokensAtOnce = 4096;  // a card's matrix product needs thousands to be at its best
+  static constexpr uint64_t kBounceSlots = 40;          // 8 of them for writing (io/device_io.h)
 
   const ModelFile& file_;
   const ModelDescription& model_;
   const Policy& policy_;
   const Demand& demand_;
+  const DeviceRoom device_;
   const Program program_;
   MemoryPlan plan_;
 };
@@ -262,8 +393,8 @@ class MemoryPlanner {
 
 // A plan that misses memory is returned as well: missing_bytes() says how much.
 inline MemoryPlan make_memory_plan(const ModelFile& file, const ModelDescription& model, const Policy& policy, const Demand& demand,
-                                   const ProcessMemory& process) {
-  return detail::MemoryPlanner(file, model, policy, demand, process).make();
+                                   const ProcessMemory& process, const DeviceRoom& device = {}) {
+  return detail::MemoryPlanner(file, model, policy, demand, process, device).make();
 }
 
 }  // namespace flexgen

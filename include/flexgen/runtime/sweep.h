@@ -39,6 +39,9 @@ struct SweepOptions {
   bool merge_steps = false;             // attention and MLP of a layer are one step: fewer hand-overs, more weights held
   std::span<std::byte> scratch, head;   // memory for these, of scratch_bytes and head_bytes; empty: buffers of its own. With a device its
   std::span<std::byte> host_logits;     // memory, and pinned memory for the logits of head_rows
+  int64_t tokens_at_once = 512;         // that linear gets together, of small micro-batches: it is faster with more
+  size_t blocks_at_once = 16;           // row blocks of about 2 MiB that linear gets together: it rearranges its input once for all of them
+  DeviceQueue* device = nullptr;        // of the backend, where it runs on a device; outlives the sweep
   Trace* trace = nullptr;               // gets every stretch of computing: of an operation and a micro-batch, or of some row blocks and all
 };
 
@@ -86,21 +89,17 @@ struct LogitsRow {
 // thread: one at a time
 class Sweep {
  public:
-  // Row blocks of about 2 MiB that are acquired together, where there are so many: a kernel rearranges its input once for all of them
-  static constexpr size_t kBlocksAtOnce = 16;
-  static constexpr int64_t kTokensAtOnce = 512;  // that linear gets together, of small micro-batches: it is faster with more
-
   Sweep(const ModelDescription& model, const Backend& backend, Queue queue, WeightStream& weights, KvStore& cache, SweepOptions options = {})
       : model_(model),
         program_(options.merge_steps ? merged_layers(opt_program(model)) : opt_program(model)),
         backend_(backend),
-        queue_(queue),
+        queue_{queue.pool, options.device ? options.device : queue.device},
         weights_(weights),
         cache_(cache),
         options_(std::move(options)),
         hidden_(options_.hidden),
         split_attention_(options_.host_attention),
-        clock_(queue.device, options_.trace) {
+        clock_(queue_.device, options_.trace) {
     for (const Step& step : program_.body) announce(step, body_);
     announce(program_.head, head_matrices_);
   }
@@ -159,12 +158,12 @@ class Sweep {
   }
 
   // Consecutive micro-batches as one, which they are in memory where the loop over blocks is outside; as many from the first one on as
-  // have kTokensAtOnce together, at least one
-  static std::pair<Rows, size_t> joined(std::span<const Rows> batches) {
+  // have tokens_at_once together, at least one
+  std::pair<Rows, size_t> joined(std::span<const Rows> batches) const {
     Rows all;
     all.slot = batches.front().slot, all.width = batches.front().width;
     size_t n = 0;
-    for (; n < batches.size() && (n == 0 || all.n_tok + batches[n].n_tok <= kTokensAtOnce); ++n) all.n_tok += batches[n].n_tok;
+    for (; n < batches.size() && (n == 0 || all.n_tok + batches[n].n_tok <= options_.tokens_at_once); ++n) all.n_tok += batches[n].n_tok;
     return {all, n};
   }
 
@@ -263,7 +262,7 @@ class Sweep {
 
   void run_linear(const Operation& op, int64_t layer, std::span<Rows> batches) {
     const size_t blocks = weights_.n_blocks(*op.weight);
-    const size_t at_once = std::clamp(weights_.at_once(), size_t{1}, kBlocksAtOnce);
+    const size_t at_once = std::clamp(weights_.at_once(), size_t{1}, options_.blocks_at_once);
     for (size_t first = 0; first < blocks;) {
       const size_t last = std::min(blocks, first + at_once);
       const WeightView w = weights_.acquire(*op.weight, first, last);

@@ -2,6 +2,7 @@
 // Weights over memory and disk. Resident row blocks are read once and used in place. The others come through a ring of slots: the order
 // of a sweep is known and cyclic, so whenever a slot is free the next block is asked for, across steps and sweeps. Whoever releases a
 // slot submits that read; there is no streaming thread, and no barrier: a consumer waits for the blocks it asked for, and no others.
+// With a device all of this lies in the device's memory, and the engine below brings bytes there, from pinned host memory or from disk.
 // No more is asked for at a time than keeps the disk busy, and the slot that was given back last is filled first: so a ring that is
 // drained as fast as it fills stays in the CPU's cache.
 //
@@ -19,8 +20,10 @@
 
 #include "flexgen/base/thread_pool.h"
 #include "flexgen/base/trace.h"
+#include "flexgen/io/device_io.h"
 #include "flexgen/io/io_engine.h"
 #include "flexgen/memory/buffer.h"
+#include "flexgen/memory/device.h"
 #include "flexgen/runtime/policy.h"
 #include "flexgen/runtime/weight_placement.h"
 #include "flexgen/runtime/weight_stream.h"
@@ -37,6 +40,16 @@ struct WeightStatistics {
   double verify_s = 0;          // consumer waited for hashes
 };
 
+// Where things lie when a device computes: resident blocks, ring and rows are its memory, and the engine is a DeviceIoEngine that knows
+// host_extents()
+struct WeightsOnDevice {
+  Device* device = nullptr;
+  Device::Stream stream = nullptr;   // that uses the weights
+  std::span<std::byte> host;         // pinned, placement.host_bytes(): the blocks that are streamed from there
+  std::span<std::byte> vectors;      // of the device, TieredWeights::vectors_bytes()
+  std::span<std::byte> staging;      // pinned, TieredWeights::vector_staging_bytes()
+};
+
 struct TieredWeightsOptions {
   Verify verify = Verify::first;
   bool look_ahead = true;                          // off: a block is read when it is asked for
@@ -44,6 +57,7 @@ struct TieredWeightsOptions {
   Trace* trace = nullptr;
   std::function<void(uint64_t)> progress = {};     // bytes read at the start so far
   const std::atomic<bool>* stop = nullptr;         // ends the reading at the start with Fault::interrupted
+  WeightsOnDevice on_device = {};
 };
 
 // thread: one at a time
@@ -57,6 +71,7 @@ class TieredWeights final : public WeightStream {
         placement_(std::move(placement)),
         options_(std::move(options)),
         fd_(options_.fd >= 0 ? options_.fd : file.file().fd()),
+        device_(options_.on_device.device),
         io_(io),
         pool_(pool),
         slot_bytes_(slot_bytes(file)),
@@ -64,6 +79,8 @@ class TieredWeights final : public WeightStream {
         verified_(file.blocks().size()),
         rows_(rows) {
     FG_CHECK(resident.size() >= placement_.resident_bytes(), "{} bytes for {}", resident.size(), placement_.resident_bytes());
+    FG_CHECK(placement_.host_bytes() == 0 || device_, "{} bytes in host memory behind no device", placement_.host_bytes());
+    FG_CHECK(!device_ || io.hashes(), "an engine that does not hash, in front of a device");
     slots_ = std::make_unique<Slot[]>(ring.size() / slot_bytes_);
     for (size_t i = 0; i < ring.size() / slot_bytes_; ++i) slots_[i].data = ring.data() + i * slot_bytes_, free_.push_back(i);
     load(resident);
@@ -79,6 +96,22 @@ class TieredWeights final : public WeightStream {
   // What acquire_rows needs for n_rows different rows of t, and blocks that are read as a whole to be verified
   static size_t rows_bytes(const ModelFile& file, const FileTensor& t, int64_t n_rows) {
     return static_cast<size_t>(std::min(n_rows, t.shape[0])) * row_stride(t) + kRowBlocksAtOnce * slot_bytes(file);
+  }
+
+  // With a device: of all vectors on it, and of the largest record's on their way there
+  static size_t vectors_bytes(const ModelFile& file) { return vector_sizes(file).first; }
+  static size_t vector_staging_bytes(const ModelFile& file) { return vector_sizes(file).second; }
+  // With a device: which parts of the file (descriptor fd) lie in `host`, of placement.host_bytes()
+  static std::vector<HostExtent> host_extents(const ModelFile& file, const WeightPlacement& placement, int fd, std::span<std::byte> host) {
+    std::vector<HostExtent> extents;
+    for (size_t b = 0; b < file.blocks().size(); ++b) {
+      if (!placement.in_host(b)) continue;
+      const FileBlock& block = file.blocks()[b];
+      FG_CHECK(block.bytes <= host.size(), "{} bytes of host memory for a block of {}", host.size(), block.bytes);
+      extents.push_back({fd, block.offset, host.first(block.bytes)});
+      host = host.subspan(block.bytes);
+    }
+    return extents;
   }
 
   void begin_sweep(const SweepOrder& order) override {
@@ -100,7 +133,8 @@ class TieredWeights final : public WeightStream {
   }
 
   void advance() override {
-    if (options_.look_ahead) read_ahead(free_.size(), kAskedBytes / slot_bytes_);
+    // a card copies what it is asked for in order, and needs nobody to ask again
+    if (options_.look_ahead) read_ahead(free_.size(), device_ ? SIZE_MAX : kAskedBytes / slot_bytes_);
   }
   size_t at_once() const override { return placement_.streamed_bytes() == 0 ? SIZE_MAX : options_.look_ahead ? slots() / 4 : slots(); }
   size_t n_blocks(TensorRef t) const override { return tensor(t).blocks.size(); }
@@ -152,7 +186,7 @@ class TieredWeights final : public WeightStream {
   }
   void release_rows(TensorRef) override {}
 
-  const float* vector(TensorRef t) const override { return tensor(t).values.data(); }
+  const float* vector(TensorRef t) const override { return device_ ? tensor(t).on_device : tensor(t).values.data(); }
 
   const WeightStatistics& statistics() const { return stats_; }
   const WeightPlacement& placement() const { return placement_; }
@@ -163,18 +197,34 @@ class TieredWeights final : public WeightStream {
     int64_t rows = 0, cols = 0;
     size_t first_block = 0;
     std::vector<RowBlock> blocks;  // of a matrix; addresses of streamed ones are good while they are held
-    std::vector<float> values;     // of a vector
+    std::vector<float> values;     // of a vector, or
+    const float* on_device = nullptr;
   };
   struct Slot {
     std::byte* data = nullptr;
     size_t block = 0;
     int holders = 0;
     IoTicket ticket;
+    uint64_t hash = 0;  // of what came, where the engine hashes
   };
   static constexpr size_t kNoSlot = SIZE_MAX;
   static constexpr size_t kRowBlocksAtOnce = 4;
   static constexpr uint64_t kAskedBytes = 32_MiB;  // the engine's 16 MiB in flight, and what it starts next
   static constexpr uint64_t kLoadBytes = 32_MiB;  // in flight while another as many are hashed
+
+  static constexpr size_t kVectorAlignment = 64;  // floats
+
+  static std::pair<size_t, size_t> vector_sizes(const ModelFile& file) {  // bytes of all, and of the largest record
+    size_t all = 0, largest = 0;
+    for (const FileRecord& r : file.records()) {
+      size_t record = 0;
+      for (const FileTensor& t : file.tensors().subspan(r.first_tensor, r.n_tensors))
+        if (t.is_vector()) record += round_up(static_cast<size_t>(t.shape[0]), kVectorAlignment) * sizeof(float);
+      all += record;
+      largest = std::max(largest, record);
+    }
+    return {all, largest};
+  }
 
   Tensor& tensor(TensorRef t) { return tensors_[t.record][t.tensor]; }
   const Tensor& tensor(TensorRef t) const { return tensors_[t.record][t.tensor]; }
@@ -208,7 +258,7 @@ class TieredWeights final : public WeightStream {
       coming_.pop_front();
       slots_[s].holders = 0;
       in_order_.push_back(s);
-      requests_.push_back(request(slots_[s].block, slots_[s].data, slots_[s].ticket));
+      requests_.push_back(request(slots_[s].block, slots_[s].data, slots_[s].ticket, slots_[s].hash));
       stats_.streamed_bytes += requests_.back().bytes;
     }
     if (!requests_.empty()) io_.submit(requests_);
@@ -221,7 +271,7 @@ class TieredWeights final : public WeightStream {
       for (const size_t s : arriving_) check(slots_[s].block, slots_[s].ticket.wait());
     }, [&] { return std::all_of(arriving_.begin(), arriving_.end(), [&](size_t s) { return slots_[s].ticket.done(); }); });
     verify_list_.clear();
-    for (const size_t s : arriving_) verify_list_.push_back({slots_[s].block, slots_[s].data, &slots_[s].ticket});
+    for (const size_t s : arriving_) verify_list_.push_back({slots_[s].block, slots_[s].data, &slots_[s].ticket, &slots_[s].hash});
     verify(verify_list_);
     for (const size_t s : arriving_) {
       slots_[s].holders = 1;
@@ -254,11 +304,18 @@ class TieredWeights final : public WeightStream {
     size_t block = 0;
     std::byte* data = nullptr;
     IoTicket* ticket = nullptr;  // done; for a second reading
+    uint64_t* hash = nullptr;    // by the engine, where it hashes; null: the host reads data
   };
 
   IoRequest request(size_t block, std::byte* data, IoTicket& ticket) const {
     const FileBlock& b = file_.blocks()[block];
     return {IoRequest::Op::read, fd_, b.offset, data, b.bytes, &ticket, -1, -1, "weights"};
+  }
+  // to where resident and streamed blocks are used
+  IoRequest request(size_t block, std::byte* data, IoTicket& ticket, uint64_t& hash) const {
+    IoRequest r = request(block, data, ticket);
+    if (device_ && must_verify(block)) r.hash = &hash, r.seed = file_.block_seed(block);
+    return r;
   }
 
   template <typename Wait, typename Ready>
@@ -272,6 +329,7 @@ class TieredWeights final : public WeightStream {
 
   void check(size_t block, int error) const {
     if (error == 0) return;
+    if (error == IoTicket::kDevice) io_.rethrow();
     const FileBlock& b = file_.blocks()[block];
     if (error == IoTicket::kEndOfFile)
       fail(Fault::damaged, "{}: ends inside {}, block {}, bytes {} to {} of the file: truncated while in use. Copy or convert it again",
@@ -280,7 +338,11 @@ class TieredWeights final : public WeightStream {
          file_.block_owner(block), block, b.bytes, b.offset, std::strerror(error));
   }
 
-  bool must_verify(size_t block) const { return options_.verify == Verify::always || (options_.verify == Verify::first && !verified_[block]); }
+  // What lies in host memory behind a device was verified when it came there.
+  bool must_verify(size_t block) const {
+    if (placement_.in_host(block) && loaded_) return false;
+    return options_.verify == Verify::always || (options_.verify == Verify::first && !verified_[block]);
+  }
 
   // Hashes what has not been hashed yet, on all threads; what does not match is read once more before it is damage.
   void verify(std::vector<Arrived>& arrived) {
@@ -291,16 +353,21 @@ class TieredWeights final : public WeightStream {
     const TraceSpan span(options_.trace, TraceEvent::Kind::verify, "weights", -1, -1, bytes);
     const int64_t start = monotonic_ns();
     std::atomic<uint64_t> rereads{0};
-    pool_.parallel_for(static_cast<int64_t>(arrived.size()), [&](int64_t i, int) {
-      const Arrived& a = arrived[static_cast<size_t>(i)];
-      const std::span<const std::byte> content(a.data, file_.blocks()[a.block].bytes);
-      if (file_.block_intact(a.block, content)) return;
+    const auto verify_one = [&](const Arrived& a) {
+      const bool engine = device_ && a.hash;
+      const auto hash = [&] { return engine ? *a.hash : file_.block_hash(a.block, {a.data, file_.blocks()[a.block].bytes}); };
+      if (hash() == file_.blocks()[a.block].hash) return;
       rereads.fetch_add(1, std::memory_order_relaxed);
-      const IoRequest again = request(a.block, a.data, *a.ticket);
+      const IoRequest again = engine ? request(a.block, a.data, *a.ticket, *a.hash) : request(a.block, a.data, *a.ticket);
       io_.submit({&again, 1});
       check(a.block, a.ticket->wait());
-      file_.verify_block(a.block, content);
-    });
+      file_.verify_block_hash(a.block, hash());
+    };
+    if (device_) {  // whose engine takes requests of one thread at a time
+      for (const Arrived& a : arrived) verify_one(a);
+    } else {
+      pool_.parallel_for(static_cast<int64_t>(arrived.size()), [&](int64_t i, int) { verify_one(arrived[static_cast<size_t>(i)]); });
+    }
     for (const Arrived& a : arrived) verified_[a.block] = true;
     stats_.reread_blocks += rereads.load();
     stats_.verify_s += static_cast<double>(monotonic_ns() - start) * 1e-9;
@@ -313,9 +380,12 @@ class TieredWeights final : public WeightStream {
     struct Load {
       size_t block;
       std::byte* data;
+      bool host;  // memory that the host can read
     };
     std::vector<Load> loads;
     std::byte* next = resident.data();
+    std::byte* next_host = options_.on_device.host.data();
+    FG_CHECK(options_.on_device.host.size() >= placement_.host_bytes(), "{} bytes for {}", options_.on_device.host.size(), placement_.host_bytes());
     uint64_t vector_bytes = 0;
     for (const FileRecord& r : file_.records()) vector_bytes = std::max(vector_bytes, has_vectors(r) ? file_.blocks()[r.first_block].bytes : 0);
     const Buffer vectors(vector_bytes);
@@ -330,20 +400,26 @@ class TieredWeights final : public WeightStream {
         for (size_t b = 0; b < x.n_blocks; ++b) {
           const int64_t first = static_cast<int64_t>(b) * x.rows_per_block;
           t.blocks.push_back({nullptr, first, std::min(x.rows_per_block, t.rows - first)});
-          if (!placement_.resident(x.first_block + b)) continue;
-          t.blocks.back().data = next;
-          loads.push_back({x.first_block + b, next});
-          next += file_.blocks()[x.first_block + b].bytes;
+          if (placement_.resident(x.first_block + b)) {
+            t.blocks.back().data = next;
+            loads.push_back({x.first_block + b, next, device_ == nullptr});
+            next += file_.blocks()[x.first_block + b].bytes;
+          } else if (placement_.in_host(x.first_block + b)) {  // in the order of host_extents()
+            loads.push_back({x.first_block + b, next_host, true});
+            next_host += file_.blocks()[x.first_block + b].bytes;
+          }
         }
       }
     }
 
     std::deque<IoTicket> tickets(loads.size());
+    std::vector<uint64_t> hashes(loads.size());
     const auto submit = [&](size_t first) {  // kLoadBytes from there on; where they end
       uint64_t bytes = 0;
       requests_.clear();
       for (; first < loads.size() && bytes < kLoadBytes; ++first) {
-        requests_.push_back(request(loads[first].block, loads[first].data, tickets[first]));
+        requests_.push_back(loads[first].host ? request(loads[first].block, loads[first].data, tickets[first])
+                                              : request(loads[first].block, loads[first].data, tickets[first], hashes[first]));
         bytes += requests_.back().bytes;
       }
       if (!requests_.empty()) io_.submit(requests_);
@@ -357,7 +433,7 @@ class TieredWeights final : public WeightStream {
       for (size_t i = begin; i < end; ++i) {
         if (options_.stop && options_.stop->load(std::memory_order_relaxed)) fail(Fault::interrupted, "stopped while loading");
         check(loads[i].block, tickets[i].wait());
-        verify_list_.push_back({loads[i].block, loads[i].data, &tickets[i]});
+        verify_list_.push_back({loads[i].block, loads[i].data, &tickets[i], loads[i].host ? nullptr : &hashes[i]});
         bytes += file_.blocks()[loads[i].block].bytes;
       }
       verify(verify_list_);
@@ -366,6 +442,7 @@ class TieredWeights final : public WeightStream {
     }
     for (size_t r = 0; r < file_.records().size(); ++r)
       if (has_vectors(file_.records()[r])) load_vectors(r, vectors);
+    loaded_ = true;
   }
 
   // waits for tickets when the scope ends, however it ends: no read may outlive them and their memory
@@ -396,7 +473,29 @@ class TieredWeights final : public WeightStream {
       values.resize(static_cast<size_t>(x.shape[0]));
       for (size_t e = 0; e < values.size(); ++e) values[e] = load_element(x.dtype, buffer.data() + (x.offset - block.offset), e);
     }
+    if (device_) send_vectors(record);
     loaded(block.bytes);
+  }
+
+  // A record's vectors go to the device, and are there when this returns.
+  void send_vectors(size_t record) {
+    const WeightsOnDevice& d = options_.on_device;
+    std::byte* const to = d.vectors.data() + vectors_sent_;
+    size_t bytes = 0;
+    for (Tensor& t : tensors_[record]) {
+      if (t.values.empty()) continue;
+      const size_t room = round_up(t.values.size(), kVectorAlignment) * sizeof(float);
+      FG_CHECK(bytes + room <= d.staging.size() && vectors_sent_ + bytes + room <= d.vectors.size(), "{} and {} bytes for vectors", d.staging.size(),
+               d.vectors.size());
+      std::memcpy(d.staging.data() + bytes, t.values.data(), t.values.size() * sizeof(float));
+      t.on_device = reinterpret_cast<const float*>(to + bytes);
+      t.values = {};
+      bytes += room;
+    }
+    if (bytes == 0) return;
+    device_->copy(to, d.staging.data(), bytes, d.stream);
+    device_->synchronize_stream(d.stream);
+    vectors_sent_ += bytes;
   }
 
   void loaded(uint64_t bytes) {
@@ -458,9 +557,10 @@ class TieredWeights final : public WeightStream {
     for (size_t first = 0; first < whole_blocks.size(); first += kRowBlocksAtOnce) {
       const size_t n = std::min(kRowBlocksAtOnce, whole_blocks.size() - first);
       std::array<IoTicket, kRowBlocksAtOnce> tickets;
+      std::array<uint64_t, kRowBlocksAtOnce> hashes{};
       requests_.clear();
       for (size_t i = 0; i < n; ++i) {
-        requests_.push_back(request(whole_blocks[first + i], whole + i * slot, tickets[i]));
+        requests_.push_back(request(whole_blocks[first + i], whole + i * slot, tickets[i], hashes[i]));
         stats_.streamed_bytes += requests_.back().bytes;
       }
       const Awaited these(tickets);
@@ -474,7 +574,7 @@ class TieredWeights final : public WeightStream {
                                [](const IoTicket& ticket) { return ticket.done(); });
           });
       verify_list_.clear();
-      for (size_t i = 0; i < n; ++i) verify_list_.push_back({whole_blocks[first + i], whole + i * slot, &tickets[i]});
+      for (size_t i = 0; i < n; ++i) verify_list_.push_back({whole_blocks[first + i], whole + i * slot, &tickets[i], &hashes[i]});
       verify(verify_list_);
       for (size_t i = 0; i < n; ++i)
         for (; next_row < wanted_.size(); ++next_row) {
@@ -482,16 +582,22 @@ class TieredWeights final : public WeightStream {
           const size_t b = x.first_block + k;
           if (b > whole_blocks[first + i]) break;
           if (b < whole_blocks[first + i] || placement_.resident(b)) continue;
-          std::memcpy(rows_.data() + next_row * stride,
-                      whole + i * slot + static_cast<uint64_t>(wanted_[next_row] - t.blocks[k].first_row) * x.row_bytes(), x.row_bytes());
+          move_row(rows_.data() + next_row * stride,
+                   whole + i * slot + static_cast<uint64_t>(wanted_[next_row] - t.blocks[k].first_row) * x.row_bytes(), x.row_bytes());
         }
     }
+  }
+
+  void move_row(std::byte* to, const std::byte* from, size_t bytes) {
+    if (device_) return device_->copy(to, from, bytes, options_.on_device.stream);
+    std::memcpy(to, from, bytes);
   }
 
   const ModelFile& file_;
   const WeightPlacement placement_;
   const TieredWeightsOptions options_;
   const int fd_;
+  Device* const device_;  // or null
   IoEngine& io_;
   ThreadPool& pool_;
   std::vector<std::vector<Tensor>> tensors_;  // [record][tensor]
@@ -504,6 +610,8 @@ class TieredWeights final : public WeightStream {
   std::deque<size_t> coming_;       // blocks that no slot was there for yet
   std::vector<size_t> slot_of_;     // per block: the slot that holds it, while it is held
   std::vector<bool> verified_;      // per block
+  bool loaded_ = false;
+  size_t vectors_sent_ = 0;         // bytes
   std::vector<TensorRef> body_, head_;
   std::vector<size_t> body_blocks_, head_blocks_;
   size_t left_ = 0;                 // blocks of this sweep that were not acquired yet

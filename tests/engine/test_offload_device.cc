@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+// The whole engine on a card that is late and out of order: the same tokens as without one, wherever weights, cache and activations lie;
+// a card that breaks, or has too little memory, ends the run with its message.
+#include <algorithm>
+#include <atomic>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "flexgen/engine/offload.h"
+#include "kernels/registry.h"
+#include "support/deferred_backend.h"
+#include "support/errors.h"
+#include "support/streamed_model.h"
+
+using namespace flexgen;
+using testing::DeferredBackend;
+using testing::FakeDevice;
+using testing::FakeDeviceOptions;
+using testing::Lateness;
+using testing::StreamedModel;
+using testing::TempDir;
+
+namespace {
+
+using Tokens = std::vector<std::vector<int32_t>>;
+
+constexpr int64_t kNewTokens = 4, kLongest = 75;  // positions: two full pages of the cache and a bit
+
+ModelDescription small_shape() {
+  ModelDescription m;
+  m.n_layers = 2, m.width = m.embed_width = 32, m.ffn = 64, m.n_heads = m.n_kv_heads = 2, m.head_dim = 16, m.vocab = 96, m.max_positions = 128;
+  m.position_offset = 2;
+  return m;
+}
+
+Tokens prompts() {
+  Tokens all{{}, {}, {2, 5, 6}, {9}, {}};
+  for (int32_t i = 0; i < kLongest - kNewTokens + 1; ++i) all[0].push_back(4 + i * 7 % 90);
+  for (int32_t i = 0; i < 33; ++i) all[1].push_back(4 + i * 11 % 90);
+  for (int32_t i = 0; i < 64; ++i) all[4].push_back(4 + i * 13 % 90);
+  return all;
+}
+
+struct Outcome {
+  Tokens tokens;
+  std::optional<Fault> fault;
+  std::string message;
+  MemoryPlan::OnDevice on_device;
+  uint64_t to_device_bytes = 0, from_device_bytes = 0;
+};
+
+class DeviceRun {
+ public:
+  Policy policy = [] {
+    Policy p;
+    p.gpu_batch_size = 2;
+    p.look_ahead_bytes = 1;  // the smallest ring
+    p.micro_batch_tokens = 40;
+    p.verify = Verify::always;
+    return p;
+  }();
+
+  // without a card
+  Tokens want() {
+    Policy all = policy;
+    all.shares = Policy::Shares{{1, 0}, {1, 0}, {1, 0}};
+    Offload offload(model_, all, plan(all, {}), pool_);
+    return answers(offload, *backends().front());
+  }
+
+  Outcome operator()(FakeDeviceOptions device = {}, const std::string& faults = "") {
+    Outcome o;
+    try {
+      FakeDevice card(device);
+      try {
+        DeferredBackend backend(card, *backends().front());
+        MemoryPlan p = plan(policy, {&backend, card.free_bytes()});
+        o.on_device = *p.device;
+        Offload offload(model_, policy, std::move(p), pool_,
+                        {.io_engine = "threads",
+                         .faults = faults.empty() ? std::nullopt : std::optional(parse_fault_spec(faults)),
+                         .spill_folder = spill_.path(),
+                         .device = &backend});
+        o.tokens = answers(offload, backend.operations());
+        offload.check_disk();
+        o.to_device_bytes = offload.device_io()->device_statistics().to_device.bytes;
+        o.from_device_bytes = offload.device_io()->device_statistics().from_device.bytes;
+      } catch (const Error& e) {
+        o.fault = e.fault();
+        o.message = e.what();
+      }
+    } catch (const Error& e) {  // the card itself could not be had
+      o.fault = e.fault();
+      o.message = e.what();
+    }
+    CHECK(std::filesystem::is_empty(spill_.path()));
+    return o;
+  }
+
+ private:
+  MemoryPlan plan(const Policy& p, const DeviceRoom& room) {
+    Demand d;
+    d.sequences = static_cast<int64_t>(prompts().size());
+    d.tokens_per_sequence = kLongest;
+    d.total_tokens = d.sweep_tokens = d.sequences * kLongest;
+    d.least_sweep_tokens = d.logits = d.sequences;
+    return make_memory_plan(model_.file(), model_.description(), p, d, process_memory(), room);
+  }
+
+  Tokens answers(Offload& offload, const Backend& backend) {
+    Engine engine(model_.description(), offload.weights(), nullptr, backend, pool_, offload.engine_options());
+    Tokens tokens(prompts().size());
+    for (const std::vector<int32_t>& prompt : prompts()) {
+      Request r;
+      r.prompt = prompt;
+      r.settings.max_new_tokens = kNewTokens;
+      r.settings.ignore_eos = true;
+      engine.submit(std::move(r));
+    }
+    while (!engine.idle())
+      for (const Event& e : engine.step())
+        if (e.kind == Event::Kind::token) tokens[e.request - 1].push_back(e.token);
+    return tokens;
+  }
+
+  StreamedModel file_{small_shape()};
+  LanguageModel model_{file_.path()};
+  TempDir spill_ = TempDir::in_memory();
+  ThreadPool pool_{2};
+};
+
+}  // namespace
+
+TEST_CASE("on a card: the same tokens wherever weights, cache and activations lie, however late it is", "[engine][device]") {
+  DeviceRun run;
+  const Tokens want = run.want();
+  const std::vector<TierShare> shares{{1, 0}, {0, 1}, {0, 0}, {0.4, 0.3}, {0, 0.5}};
+  uint64_t seed = 0;
+  for (const TierShare& weights : shares)
+    for (const TierShare& cache : shares)
+      for (const TierShare& activations : {TierShare{1, 0}, TierShare{0, 1}, TierShare{0.3, 0.4}, TierShare{0, 0}}) {
+        ++seed;
+        if (FLEXGEN_SANITIZED && seed % 5 != 0) continue;
+        run.policy.shares = Policy::Shares{weights, cache, activations};
+        run.policy.overlap = seed % 3 != 0;
+        run.policy.sep_layer = seed % 4 != 0;
+        const auto lateness = std::vector{Lateness::late, Lateness::early, Lateness::random}[seed % 3];
+        CAPTURE(seed, weights.device, weights.host, cache.device, cache.host, activations.device, activations.host);
+        const Outcome o = run({.lateness = lateness, .seed = seed});
+        INFO(o.message);
+        CHECK(o.message == "");
+        CHECK(o.tokens == want);
+        if (weights.device < 1) CHECK(o.to_device_bytes > 0);
+        if (cache.device < 1) CHECK(o.from_device_bytes > 0);
+      }
+}
+
+TEST_CASE("cache pages in host memory are attended there: the same tokens", "[engine][device]") {
+  DeviceRun run;
+  const Tokens want = run.want();
+  run.policy.cpu_cache_compute = true;
+  uint64_t seed = 0;
+  for (const TierShare& cache : {TierShare{1, 0}, TierShare{0, 1}, TierShare{0.5, 0.5}, TierShare{0.3, 0.3}})
+    for (const auto lateness : {Lateness::late, Lateness::random}) {
+      CAPTURE(cache.device, cache.host, ++seed);
+      run.policy.shares = Policy::Shares{{0.5, 0.5}, cache, {1, 0}};
+      const Outcome o = run({.lateness = lateness, .seed = seed});
+      INFO(o.message);
+      CHECK(o.message == "");
+      CHECK(o.tokens == want);
+    }
+}
+
+TEST_CASE("without shares the card's memory is filled first, then the host's", "[engine][device]") {
+  DeviceRun run;
+  const Tokens want = run.want();
+  uint64_t last = UINT64_MAX;
+  bool refused = false, streamed = false;
+  for (const uint64_t bytes : {64_MiB, 1_MiB, 700_KiB, 600_KiB, 500_KiB, 400_KiB, 100_KiB}) {
+    run.policy.device_bytes = bytes;
+    const Outcome o = run();
+    CAPTURE(bytes, o.message);
+    if (o.fault) {
+      refused = true;
+      CHECK(o.fault == Fault::space);
+      CHECK_THAT(o.message, Catch::Contains("of GPU memory, allowed ") && Catch::Contains(" are missing. Give more --gpu-memory"));
+      continue;
+    }
+    CHECK_FALSE(refused);  // less does not fit where more did not
+    CHECK(o.tokens == want);
+    streamed |= o.to_device_bytes > 0;
+    last = std::min(last, bytes);
+  }
+  CHECK(refused);
+  CHECK(last < 64_MiB);
+}
+
+TEST_CASE("a card that breaks or runs out of memory at any call: its message, and nothing hangs", "[engine][device]") {
+  DeviceRun run;
+  const Tokens want = run.want();
+  run.policy.shares = Policy::Shares{{0.3, 0.3}, {0.3, 0.3}, {0.3, 0.3}};
+  int broken = 0;
+  for (int64_t n = 1;; n = n < 100 ? n + (FLEXGEN_SANITIZED ? 13 : 3) : n + n / (FLEXGEN_SANITIZED ? 2 : 8)) {
+    CAPTURE(n);
+    const Outcome o = run({.lateness = Lateness::random, .seed = static_cast<uint64_t>(n), .fail_call = n});
+    INFO(o.message);
+    if (!o.fault) {
+      CHECK(o.tokens == want);
+      break;
+    }
+    ++broken;
+    CHECK(o.fault == Fault::gpu);
+  }
+  CHECK(broken > 10);
+  const Outcome o = run({.fail_allocation = 1});
+  CHECK(o.fault == Fault::space);
+  CHECK_THAT(o.message, Catch::Contains("memory of the card"));
+}
+
+TEST_CASE("a disk that fails below a card is blamed", "[engine][device]") {
+  DeviceRun run;
+  const Tokens want = run.want();
+  run.policy.shares = Policy::Shares{{0.3, 0.3}, {0.3, 0}, {0.3, 0}};
+  CHECK(run({}, "short=0.2,eagain=0.1").tokens == want);
+  for (const int n : {1, 40, 90}) {
+    const Outcome o = run({}, fmt::format("eio@{}+", n));
+    CAPTURE(n, o.message);
+    CHECK(o.fault == Fault::io);
+  }
+  const Outcome flipped = run({}, "read:flip@30");
+  CHECK(flipped.tokens == want);  // it was read again
+}
