@@ -6,7 +6,8 @@
 // Beside each time its roof, measured in the same run: per sweep
 //   disk      (weights + KV - 0.95 x budget) / the disk's rate
 //   compute   FLOP / max(our matrix product's rate for that many tokens, half the FMA peak)
-// With --percent the bytes asked to be on disk take the place of what does not fit the budget.
+// With --percent the bytes asked to be on disk take the place of what does not fit the budget. With a card, what does not fit its memory
+// also has to come over its link, and the matrix product is the card's, with the rate that was measured for it and no peak beside it.
 #include <fcntl.h>
 #include <fmt/core.h>
 
@@ -22,13 +23,16 @@
 #include <vector>
 
 #include "bench/command.h"
+#include "bench/device_roofs.h"
 #include "bench/disk_roof.h"
 #include "bench/harness.h"
 #include "bench/model_roofs.h"
 #include "bench/process_usage.h"
 #include "flexgen/engine/flow_statistics.h"
 #include "flexgen/engine/offload.h"
+#include "flexgen/memory/device_text.h"
 #include "kernels/registry.h"
+#include "tools/compute_device.h"
 #include "tools/engine_options.h"
 #include "tools/flow_report.h"
 #include "tools/interrupt.h"
@@ -77,19 +81,25 @@ class EndToEnd {
         model_(o.model),
         policy_(o.engine.policy(model_.default_kv_dtype())),
         pool_(o.engine.n_threads()),
+        device_(o.engine),
         work_(model_work(model_.file(), description(), policy_.kv_dtype)) {
     const int64_t longest = first_length() + decode_sweeps();
     if (longest > description().max_positions)
       fail(Fault::usage, "{} positions are needed, allowed the model's {}. Lower --prompt-len, --synthetic-context or --gen-len", longest,
            description().max_positions);
+    if (!device_.note().empty()) fmt::print(stderr, "{}\n", device_.note());
     if (!o.trace.empty()) trace_file_.emplace(o.trace), trace_.emplace();
     drop_cache();
     disk_ = measure_disk_roof(o_.model, o_.roof_seconds);
-    fma_ = fma_peak(pool_, backend_.name);
+    if (device_) {
+      link_ = link_rate(*device_.device());
+    } else {
+      fma_ = fma_peak(pool_, backend_.name);
+    }
   }
 
   int run() {
-    MemoryPlan plan = make_memory_plan(model_.file(), description(), policy_, demand(), process_memory());
+    MemoryPlan plan = make_memory_plan(model_.file(), description(), policy_, demand(), process_memory(), device_.room());
     if (!o_.json) fmt::print("{}\n", tools::plan_table(plan));
     // before the run's memory is there, and not counted in its peak
     measure_products(demand().sequences);
@@ -100,11 +110,12 @@ class EndToEnd {
                     {.io_engine = o_.engine.io_engine,
                      .faults = o_.engine.faults(),
                      .spill_folder = o_.engine.offload_dir,
+                     .device = device_.backend(),
                      .trace = trace_ ? &*trace_ : nullptr,
                      .stop = &tools::interrupted});
     {
       KvStore cache(offload.kv_options());
-      Sweep sweep(description(), backend_, {&pool_, nullptr}, offload.weights(), cache, offload.sweep_options());
+      Sweep sweep(description(), device_ ? device_.backend()->operations() : backend_, {&pool_}, offload.weights(), cache, offload.sweep_options());
       sweep_ = &sweep, cache_ = &cache, offload_ = &offload;
       load_s_ = seconds_now() - load;
       for (int64_t first = 0; first < o_.prompts; first += block()) run_block(first, std::min(block(), o_.prompts - first));
@@ -140,8 +151,10 @@ class EndToEnd {
   void drop_cache() const { ::posix_fadvise(model_.file().file().fd(), 0, 0, POSIX_FADV_DONTNEED); }
 
   void measure_products(int64_t n_tok) {
-    const int64_t n = std::min<int64_t>(n_tok, 512);
-    if (auto& rate = product_rates_[n]; rate == 0) rate = product_rate(pool_, backend_, layer_dtype(), description().ffn, description().width, n);
+    const int64_t n = std::min<int64_t>(n_tok, device_ ? 4096 : 512);
+    if (auto& rate = product_rates_[n]; rate == 0)
+      rate = device_ ? product_rate(*device_.backend(), layer_dtype(), description().ffn, description().width, n)
+                     : product_rate(pool_, backend_, layer_dtype(), description().ffn, description().width, n);
   }
   // FLOP/s that may be expected with that many tokens: what was measured with no fewer, if there is such
   double flop_rate(double n_tok) const {
@@ -158,10 +171,15 @@ class EndToEnd {
   // of a sweep of n_tok tokens that see `seen` positions together, beside a cache of kv_positions
   SweepRoof roof(double n_tok, double n_logits, double seen, double kv_positions) {
     const double kv = kv_positions * work_.kv_bytes, weights = static_cast<double>(model_.file().weight_bytes());
-    double bytes = weights + kv - 0.95 * static_cast<double>(offload_->plan().budget_bytes);
-    if (policy_.shares) bytes = weights * (1 - policy_.shares->weights.memory()) + kv * (1 - policy_.shares->cache.memory());
+    const MemoryPlan& plan = offload_->plan();
+    const double card = device_ ? 0.95 * static_cast<double>(plan.device->budget_bytes) : 0;
+    double bytes = weights + kv - card - 0.95 * static_cast<double>(plan.budget_bytes), over_link = weights + kv - card;
+    if (policy_.shares) {
+      bytes = weights * (1 - policy_.shares->weights.memory()) + kv * (1 - policy_.shares->cache.memory());
+      over_link = weights * (1 - policy_.shares->weights.device) + kv * (1 - policy_.shares->cache.device);
+    }
     const double flops = n_tok * work_.layer_flops + n_logits * work_.head_flops + seen * work_.attention_flops;
-    return {std::max(0.0, bytes) / disk_.bytes_per_s, flops / flop_rate(n_tok)};
+    return {std::max(0.0, bytes) / disk_.bytes_per_s, flops / flop_rate(n_tok), device_ ? std::max(0.0, over_link) / link_ : 0};
   }
 
   // --- the run
@@ -237,7 +255,7 @@ class EndToEnd {
 
   FlowStatistics flow() const {
     FlowStatistics f = flow_statistics(sweep_->statistics(), sweep_->hidden_statistics(), offload_->weights().statistics(), cache_->statistics(),
-                                       offload_->io().statistics());
+                                       offload_->io().statistics(), offload_->device_io());
     for (const auto* all : {&prefill_, &decode_})
       for (const Timed& t : *all) f.elapsed_s += t.seconds;
     return f;
@@ -251,7 +269,7 @@ class EndToEnd {
   }
   static SweepRoof roofs(const std::vector<Timed>& all) {
     SweepRoof sum;
-    for (const Timed& t : all) sum.disk_s += t.roof.disk_s, sum.compute_s += t.roof.compute_s;
+    for (const Timed& t : all) sum.disk_s += t.roof.disk_s, sum.compute_s += t.roof.compute_s, sum.link_s += t.roof.link_s;
     return sum;
   }
   static double share(const std::vector<Timed>& all) {
@@ -271,7 +289,7 @@ class EndToEnd {
     const SweepRoof all_roofs = roofs(main);
     const double n = static_cast<double>(main.size());
     const auto rate = [](double count, double s) { return s > 0 ? count / s : 0; };
-    const double memory_weights = static_cast<double>(plan.weights.memory_bytes());
+    const double memory_weights = static_cast<double>(plan.weights.memory_bytes() + plan.weights.host_bytes());
 
     Json asked = Json();
     if (policy_.shares) {
@@ -292,6 +310,9 @@ class EndToEnd {
            {"memory_bytes", plan.budget_bytes},
            {"threads", pool_.size()},
            {"isa", backend_.name},
+           {"device", device_ ? Json(to_string(device_.device()->info())) : Json("cpu")},
+           {"gpu_memory_bytes", plan.device ? plan.device->budget_bytes : 0},
+           {"planned_gpu_bytes", plan.device_bytes()},
            {"io_engine", offload_->io().name()},
            {"direct", offload_->direct()},
            {"load_s", load_s_},
@@ -316,18 +337,24 @@ class EndToEnd {
             {{"asked", asked},
              {"realised",
               {{"weights",
-                {{"memory", plan.weights.share()},
-                 {"disk", 1 - plan.weights.share()},
+                {{"device", device_ ? plan.weights.share() : 0},
+                 {"memory", plan.weights.share() + plan.weights.host_share()},
+                 {"disk", 1 - plan.weights.share() - plan.weights.host_share()},
                  {"memory_bytes", memory_weights},
-                 {"disk_bytes", plan.weights.streamed_bytes()}}},
+                 {"disk_bytes", plan.weights.disk_bytes()}}},
                {"kv_cache", {{"memory", kv_share_}, {"disk", 1 - kv_share_}, {"memory_bytes", kv_memory_}, {"disk_bytes", kv_disk_}}},
                {"activations", {{"memory", plan.activation_share}, {"disk", 1 - plan.activation_share}}}}}}},
            {"roof_disk_s_per_sweep", n > 0 ? all_roofs.disk_s / n : 0},
            {"roof_compute_s_per_sweep", n > 0 ? all_roofs.compute_s / n : 0},
+           {"roof_link_s_per_sweep", n > 0 ? all_roofs.link_s / n : 0},
            {"share_of_roof", share(main)},
            {"prefill_share_of_roof", share(prefill_)},
            {"roofs",
-            {{"disk_bytes_per_s", disk_.bytes_per_s}, {"disk_how", disk_.how}, {"fma_flop_per_s", fma_}, {"product_flop_per_s", Json::object()}}},
+            {{"disk_bytes_per_s", disk_.bytes_per_s},
+             {"disk_how", disk_.how},
+             {"fma_flop_per_s", fma_},
+             {"link_bytes_per_s", link_},
+             {"product_flop_per_s", Json::object()}}},
            {"flow", tools::to_json(flow_)}};
     for (const Timed& t : decode_) j["decode_sweep_s"].push_back(t.seconds);
     for (const auto& [tokens, flops] : product_rates_) j["roofs"]["product_flop_per_s"][std::to_string(tokens)] = flops;
@@ -339,11 +366,12 @@ class EndToEnd {
     const auto sweeps = [&](const std::vector<Timed>& all, double tokens) {
       const SweepRoof r = roofs(all);
       const double k = static_cast<double>(all.size());
-      return fmt::format("{:.2f} s, {:.3f} tokens/s, {} sweeps of {:.3f} s; roof {:.3f} s (disk {:.3f}, compute {:.3f}): {:.2f} of it", seconds(all),
-                         rate(tokens, seconds(all)), all.size(), seconds(all) / k, share(all) * seconds(all) / k, r.disk_s / k, r.compute_s / k,
-                         share(all));
+      return fmt::format("{:.2f} s, {:.3f} tokens/s, {} sweeps of {:.3f} s; roof {:.3f} s (disk {:.3f}, compute {:.3f}{}): {:.2f} of it",
+                         seconds(all), rate(tokens, seconds(all)), all.size(), seconds(all) / k, share(all) * seconds(all) / k, r.disk_s / k,
+                         r.compute_s / k, device_ ? fmt::format(", link {:.3f}", r.link_s / k) : "", share(all));
     };
-    line("roofs", fmt::format("disk {:.2f} GB/s ({}), FMA {:.0f} GFLOP/s", disk_.bytes_per_s * 1e-9, disk_.how, fma_ * 1e-9));
+    line("roofs", fmt::format("disk {:.2f} GB/s ({}), {}", disk_.bytes_per_s * 1e-9, disk_.how,
+                              device_ ? fmt::format("link {:.2f} GB/s", link_ * 1e-9) : fmt::format("FMA {:.0f} GFLOP/s", fma_ * 1e-9)));
     for (const auto& [tokens, flops] : product_rates_) line("", fmt::format("matrix product, {} tokens: {:.0f} GFLOP/s", tokens, flops * 1e-9));
     line("load", fmt::format("{:.2f} s", load_s_));
     if (!prefill_.empty()) line("prefill", sweeps(prefill_, prompt_tokens));
@@ -365,12 +393,13 @@ class EndToEnd {
   LanguageModel model_;
   const Policy policy_;
   ThreadPool pool_;
+  const tools::ComputeDevice device_;
   const ModelWork work_;
   std::optional<tools::SmallFile> trace_file_;
   std::optional<Trace> trace_;
 
   DiskRoof disk_;
-  double fma_ = 0;
+  double fma_ = 0, link_ = 0;
   std::map<int64_t, double> product_rates_;  // by tokens
 
   Sweep* sweep_ = nullptr;

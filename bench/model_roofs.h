@@ -68,7 +68,8 @@ inline double product_rate(ThreadPool& pool, const Backend& backend, DType dtype
 
 struct SweepRoof {
   double disk_s = 0, compute_s = 0;
-  double s() const { return std::max(disk_s, compute_s); }
+  double link_s = 0;  // of a card
+  double s() const { return std::max({disk_s, compute_s, link_s}); }
 };
 
 }  // namespace flexgen::bench

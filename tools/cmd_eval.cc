@@ -67,7 +67,7 @@ int run(const Options& o) {
   {
     std::atomic<uint64_t> done{0};
     const Progress progress("eval", done, tokens.size() > 1 ? tokens.size() - 1 : 0, ProgressUnit::tokens);
-    result = perplexity(model, loaded.isa(), loaded.pool(), loaded.offload().weights(), tokens, p,
+    result = perplexity(model, loaded.operations(), loaded.pool(), loaded.offload().weights(), tokens, p,
                         [&](int64_t n) { done.store(static_cast<uint64_t>(n), std::memory_order_relaxed); }, &interrupted);
   }
   const double seconds = watch.seconds();

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "flexgen/memory/device_text.h"
 #include "tools/answers.h"
 #include "tools/command.h"
 #include "tools/engine_options.h"
@@ -259,7 +260,8 @@ class TraceOutput {
 FlowStatistics flow(LoadedModel& loaded) {
   const Engine& e = loaded.engine();
   const Offload& o = loaded.offload();
-  FlowStatistics f = flow_statistics(e.sweep_statistics(), e.hidden_statistics(), o.weights().statistics(), e.kv_statistics(), o.io().statistics());
+  FlowStatistics f = flow_statistics(e.sweep_statistics(), e.hidden_statistics(), o.weights().statistics(), e.kv_statistics(), o.io().statistics(),
+                                     o.device_io());
   f.elapsed_s = e.statistics().prefill_s + e.statistics().decode_s;
   return f;
 }
@@ -274,6 +276,7 @@ int run_prompts(const Options& o, std::vector<Prompt>& prompts, SmallFile* stats
   const int result = run.run();
   const RunStatistics statistics{.model = loaded.path(),
                                  .isa = std::string(loaded.isa().name),
+                                 .device = loaded.device() ? to_string(loaded.device().device()->info()) : "cpu",
                                  .kv_dtype = std::string(name(loaded.engine().options().kv_dtype)),
                                  .threads = loaded.n_threads(),
                                  .load_s = loaded.load_s(),

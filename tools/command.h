@@ -19,5 +19,6 @@ void add_chat(CLI::App& program, Selected& selected);
 void add_eval(CLI::App& program, Selected& selected);
 void add_cache(CLI::App& program, Selected& selected);
 void add_trace(CLI::App& program, Selected& selected);
+void add_devices(CLI::App& program, Selected& selected);
 
 }  // namespace flexgen::tools

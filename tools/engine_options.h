@@ -3,10 +3,12 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <cmath>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "flexgen/base/error.h"
@@ -26,6 +28,8 @@ struct EngineFlags {
   int64_t micro_batch_tokens = Policy{}.micro_batch_tokens;
   std::string kv_dtype;  // f32, f16, or empty: f16, but f32 where the weights are f32
   std::vector<double> percent;
+  std::string device = "auto", gpu_memory, cpu_cache_compute = "off";
+  bool deterministic = false;
   std::string memory, look_ahead, overlap = "on", sep_layer = "on", pin_weight = "on", verify = "first", io_engine = "auto", offload_dir = "/var/tmp",
                                   fault;
 
@@ -44,6 +48,19 @@ struct EngineFlags {
       fail(Fault::usage, "--io-engine: found '{}', allowed auto, uring or threads", printable(io_engine));
     policy(DType::f16);
     faults();
+    card();
+  }
+
+  // The card that is asked for: nullopt for the CPU, -1 for the first one where there is one. throws Fault::usage
+  std::optional<int> card() const {
+    if (device == "cpu") return std::nullopt;
+    if (device == "auto") return -1;
+    int index = 0;
+    const std::string_view number = device.starts_with("cuda:") ? std::string_view(device).substr(5) : device == "cuda" ? "0" : "";
+    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), index);
+    if (number.empty() || error != std::errc{} || end != number.data() + number.size() || index < 0)
+      fail(Fault::usage, "--device: found '{}', allowed cpu, auto, or cuda:0, cuda:1, ... See flexgen devices", printable(device));
+    return index;
   }
 
   // throws Fault::usage
@@ -58,6 +75,8 @@ struct EngineFlags {
     p.overlap = on("--overlap", overlap);
     p.sep_layer = on("--sep-layer", sep_layer);
     p.pin_weight = on("--pin-weight", pin_weight);
+    p.device_bytes = size("--gpu-memory", gpu_memory);
+    p.cpu_cache_compute = on("--cpu-cache-compute", cpu_cache_compute);
     if (verify != "first" && verify != "always" && verify != "off")
       fail(Fault::usage, "--verify: found '{}', allowed first, always or off", printable(verify));
     p.verify = verify == "first" ? Verify::first : verify == "always" ? Verify::always : Verify::off;
@@ -85,11 +104,11 @@ struct EngineFlags {
   TierShare share(const char* what, size_t first) const {
     if (percent.size() != 6)
       fail(Fault::usage, "--percent: found {} numbers, allowed 6: W_DEV W_HOST KV_DEV KV_HOST ACT_DEV ACT_HOST", percent.size());
-    const double device = percent[first], host = percent[first + 1];
-    if (!(device >= 0 && host >= 0 && device + host <= 100))
+    const double on_card = percent[first], host = percent[first + 1];
+    if (!(on_card >= 0 && host >= 0 && on_card + host <= 100))
       fail(Fault::usage, "--percent: {}: found {} and {}, allowed two numbers from 0 to 100 whose sum is at most 100 (the rest is on disk)", what,
-           device, host);
-    return {device / 100, host / 100};
+           on_card, host);
+    return {on_card / 100, host / 100};
   }
 };
 
@@ -116,6 +135,17 @@ inline void add_engine_options(CLI::App& command, EngineFlags& f) {
       ->type_name("TYPE")
       ->group(group);
 
+  command
+      .add_option("--device", f.device,
+                  "Where to compute: cuda:0, cuda:1, ... (flexgen devices lists them), cpu, or auto: the first card, without one the CPU [auto]")
+      ->type_name("NAME")
+      ->group(group);
+  command
+      .add_flag("--deterministic", f.deterministic,
+                "On a card: only kernels with which a token's result depends neither on the batch nor on the placement; slower. On a CPU it "
+                "always is so")
+      ->group(group);
+
   const std::string tiers = "Memory and disk (no result depends on them)";
   command
       .add_option("--memory", f.memory,
@@ -125,8 +155,8 @@ inline void add_engine_options(CLI::App& command, EngineFlags& f) {
   command
       .add_option(
           "--percent", f.percent,
-          "Shares in percent: weights, KV cache and activations, of each on the device and in host memory; the rest is on disk. Without a GPU the "
-          "device's share counts as host [as much as fits]")
+          "Shares in percent: weights, KV cache and activations, of each on the card and in host memory; the rest is on disk. Without a card its "
+          "share counts as host [as much as fits]")
       ->expected(6)
       ->type_name("W_DEV W_HOST KV_DEV KV_HOST ACT_DEV ACT_HOST")
       ->group(tiers);
@@ -137,6 +167,17 @@ inline void add_engine_options(CLI::App& command, EngineFlags& f) {
   toggle("--sep-layer", f.sep_layer,
          "Attention and MLP are separate steps; off: one, which holds more weights and hands activations on disk over half as often [on]");
   toggle("--pin-weight", f.pin_weight, "Host weights in page-locked memory for a GPU; without one it has no effect [on]");
+  command
+      .add_option("--gpu-memory", f.gpu_memory, "Budget of the card's memory, as in 16GiB; without a card it has no effect [what is free]")
+      ->type_name("SIZE")
+      ->group(tiers);
+  command
+      .add_option("--cpu-cache-compute", f.cpu_cache_compute,
+                  "Cache pages in host memory are attended by the CPU while the card attends its own; without a card it has no effect [off]")
+      ->expected(0, 1)
+      ->default_str("on")
+      ->type_name("on|off")
+      ->group(tiers);
   command.add_option("--look-ahead", f.look_ahead, "Bytes of streamed weights that are read ahead [64MiB, less for a small model]")
       ->type_name("SIZE")
       ->group(tiers);

@@ -83,21 +83,26 @@ LoadedModel::LoadedModel(const std::string& model, const EngineFlags& flags, Tra
       path_(model_file_for(model)),
       model_(path_),
       policy_(flags.policy(model_.default_kv_dtype())),
-      pool_(flags.n_threads()) {}
+      pool_(flags.n_threads()),
+      device_(flags) {
+  if (!device_.note().empty()) fmt::print(stderr, "{}\n", device_.note());
+}
 
 void LoadedModel::load(const Demand& demand) {
   const Stopwatch watch;
-  MemoryPlan plan = make_memory_plan(model_.file(), model_.description(), policy_, demand, process_memory());
-  const bool chosen = policy_.shares || policy_.memory_bytes != 0;
-  if (chosen || plan.missing_bytes() > 0 || plan.weights.streamed_bytes() + plan.spill_bytes() > 0 || ::isatty(STDERR_FILENO) == 1)
+  MemoryPlan plan = make_memory_plan(model_.file(), model_.description(), policy_, demand, process_memory(), device_.room());
+  const bool chosen = policy_.shares || policy_.memory_bytes != 0 || policy_.device_bytes != 0;
+  if (chosen || plan.missing_bytes() + plan.device_missing_bytes() > 0 || plan.weights.streamed_bytes() + plan.spill_bytes() > 0 ||
+      ::isatty(STDERR_FILENO) == 1)
     fmt::print(stderr, "{}", plan_table(plan));
   std::atomic<uint64_t> done{0};
   {
-    const Progress progress("load", done, plan.weights.memory_bytes());
+    const Progress progress("load", done, plan.weights.memory_bytes() + plan.weights.host_bytes());
     offload_ = std::make_unique<Offload>(model_, policy_, std::move(plan), pool_,
                                          OffloadOptions{.io_engine = flags_.io_engine,
                                                         .faults = flags_.faults(),
                                                         .spill_folder = flags_.offload_dir,
+                                                        .device = device_.backend(),
                                                         .trace = trace_,
                                                         .progress = [&](uint64_t bytes) { done.store(bytes, std::memory_order_relaxed); },
                                                         .stop = &interrupted});
@@ -105,7 +110,7 @@ void LoadedModel::load(const Demand& demand) {
   if (const std::string& note = offload_->io().note(); !note.empty() && chosen) fmt::print(stderr, "note: {}\n", note);
   if (const auto huge = offload_->arena().huge_coverage(); huge && chosen)
     fmt::print(stderr, "huge pages: {:.0f} % of {}\n", *huge * 100, format_bytes(offload_->arena().size()));
-  engine_ = std::make_unique<Engine>(model_.description(), offload_->weights(), model_.tokenizer(), backend_, pool_, offload_->engine_options());
+  engine_ = std::make_unique<Engine>(model_.description(), offload_->weights(), model_.tokenizer(), operations(), pool_, offload_->engine_options());
   load_s_ = watch.seconds();
 }
 

@@ -13,6 +13,7 @@
 #include "flexgen/engine/engine.h"
 #include "flexgen/engine/language_model.h"
 #include "flexgen/engine/offload.h"
+#include "tools/compute_device.h"
 #include "tools/engine_options.h"
 
 namespace flexgen::tools {
@@ -46,7 +47,9 @@ class LoadedModel {
   const std::string& path() const { return path_; }
   const LanguageModel& model() const { return model_; }
   Engine& engine() { return *engine_; }
-  const Backend& isa() const { return backend_; }
+  const Backend& isa() const { return backend_; }  // of the CPU
+  const ComputeDevice& device() const { return device_; }
+  const Backend& operations() const { return device_ ? device_.backend()->operations() : backend_; }
   ThreadPool& pool() { return pool_; }
   Offload& offload() { return *offload_; }
   const Policy& policy() const { return policy_; }
@@ -68,6 +71,7 @@ class LoadedModel {
   LanguageModel model_;
   const Policy policy_;
   ThreadPool pool_;
+  const ComputeDevice device_;
   std::unique_ptr<Offload> offload_;
   std::unique_ptr<Engine> engine_;
   double load_s_ = 0;

@@ -18,7 +18,7 @@ namespace {
 constexpr const char* kExitCodes =
     "Exit codes:\n"
     "  0 done   1 done, but some prompts failed (each has its error in the output)   2 usage, option or prompt\n"
-    "  3 bad checkpoint, config, tokenizer or model file   4 I/O error   5 does not fit (memory or disk)   6 GPU fault\n"
+    "  3 bad checkpoint, config, tokenizer or model file   4 I/O error   5 does not fit (memory, GPU memory or disk)   6 GPU fault\n"
     "  7 damage found (hash, truncation)   8 locked by another run   130 interrupted";
 
 // The words of the command line, last one first, as CLI11 takes them. `--name=` is a name and an empty value, which CLI11 would refuse.
@@ -50,6 +50,7 @@ int run(int argc, char** argv) {
   flexgen::tools::add_eval(program, selected);
   flexgen::tools::add_cache(program, selected);
   flexgen::tools::add_trace(program, selected);
+  flexgen::tools::add_devices(program, selected);
 
   program.footer(kExitCodes);  // set last: commands would inherit it
   for (CLI::App* command : program.get_subcommands({})) command->footer(command->get_footer() + kExitCodes);

@@ -18,7 +18,8 @@ namespace flexgen::tools {
 
 struct RunStatistics {
   std::string model;     // path of the model file
-  std::string isa;
+  std::string isa;       // of the CPU
+  std::string device;    // that computed: "cpu", or a card
   std::string kv_dtype;
   int threads = 0;
   double load_s = 0;     // reading and verifying the weights
@@ -39,6 +40,7 @@ inline double per_second(uint64_t n, double seconds) { return seconds > 0 ? stat
 inline nlohmann::ordered_json to_json(const RunStatistics& r) {
   const Statistics& e = r.engine;
   return {{"model", r.model},
+          {"device", r.device},
           {"isa", r.isa},
           {"threads", r.threads},
           {"kv_dtype", r.kv_dtype},
@@ -69,7 +71,7 @@ inline std::string table(const RunStatistics& r) {
   const auto line = [&](std::string_view what, const std::string& value) { out += fmt::format("  {:<18} {}\n", what, value); };
   const auto rate = [](uint64_t n, double s) { return fmt::format("{} tokens in {:.2f} s, {:.1f} tokens/s", with_commas(n), s, per_second(n, s)); };
   line("model", r.model);
-  line("engine", fmt::format("{} threads, {}, KV cache {}", r.threads, r.isa, r.kv_dtype));
+  line("engine", fmt::format("{}{} threads, {}, KV cache {}", r.device == "cpu" ? "" : r.device + "; ", r.threads, r.isa, r.kv_dtype));
   line("load", fmt::format("{:.2f} s", r.load_s));
   line("prompts", fmt::format("{} ({} failed), {} sequences, {} together at most", with_commas(e.requests_done), with_commas(e.requests_failed),
                               with_commas(e.sequences_done), with_commas(e.peak_sequences)));
