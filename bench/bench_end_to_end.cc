@@ -111,6 +111,7 @@ class EndToEnd {
                      .faults = o_.engine.faults(),
                      .spill_folder = o_.engine.offload_dir,
                      .device = device_.backend(),
+                     .host = &backend_,
                      .trace = trace_ ? &*trace_ : nullptr,
                      .stop = &tools::interrupted});
     {

@@ -30,7 +30,7 @@ class ComputeDevice {
       return;
     }
     device_ = open_device(*wanted < 0 ? all.front().index : *wanted);
-    backend_ = make_device_backend(*device_, {.deterministic = flags.deterministic});
+    backend_ = make_device_backend(*device_, {flags.deterministic ? cuda::Arithmetic::one_order : cuda::Arithmetic::fast});
   }
 
   explicit operator bool() const { return backend_ != nullptr; }

@@ -77,6 +77,7 @@ struct EngineFlags {
     p.pin_weight = on("--pin-weight", pin_weight);
     p.device_bytes = size("--gpu-memory", gpu_memory);
     p.cpu_cache_compute = on("--cpu-cache-compute", cpu_cache_compute);
+    p.deterministic = deterministic;
     if (verify != "first" && verify != "always" && verify != "off")
       fail(Fault::usage, "--verify: found '{}', allowed first, always or off", printable(verify));
     p.verify = verify == "first" ? Verify::first : verify == "always" ? Verify::always : Verify::off;

@@ -103,6 +103,7 @@ void LoadedModel::load(const Demand& demand) {
                                                         .faults = flags_.faults(),
                                                         .spill_folder = flags_.offload_dir,
                                                         .device = device_.backend(),
+                                                        .host = &backend_,
                                                         .trace = trace_,
                                                         .progress = [&](uint64_t bytes) { done.store(bytes, std::memory_order_relaxed); },
                                                         .stop = &interrupted});

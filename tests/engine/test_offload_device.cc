@@ -82,7 +82,8 @@ class DeviceRun {
                         {.io_engine = "threads",
                          .faults = faults.empty() ? std::nullopt : std::optional(parse_fault_spec(faults)),
                          .spill_folder = spill_.path(),
-                         .device = &backend});
+                         .device = &backend,
+                         .host = backends().front()});
         o.tokens = answers(offload, backend.operations());
         offload.check_disk();
         o.to_device_bytes = offload.device_io()->device_statistics().to_device.bytes;
@@ -160,17 +161,23 @@ TEST_CASE("on a card: the same tokens wherever weights, cache and activations li
 TEST_CASE("cache pages in host memory are attended there: the same tokens", "[engine][device]") {
   DeviceRun run;
   const Tokens want = run.want();
-  run.policy.cpu_cache_compute = true;
   uint64_t seed = 0;
   for (const TierShare& cache : {TierShare{1, 0}, TierShare{0, 1}, TierShare{0.5, 0.5}, TierShare{0.3, 0.3}})
-    for (const auto lateness : {Lateness::late, Lateness::random}) {
-      CAPTURE(cache.device, cache.host, ++seed);
-      run.policy.shares = Policy::Shares{{0.5, 0.5}, cache, {1, 0}};
-      const Outcome o = run({.lateness = lateness, .seed = seed});
-      INFO(o.message);
-      CHECK(o.message == "");
-      CHECK(o.tokens == want);
-    }
+    for (const auto lateness : {Lateness::late, Lateness::random})
+      for (const bool deterministic : {false, true}) {
+        CAPTURE(cache.device, cache.host, ++seed);
+        run.policy.shares = Policy::Shares{{1, 0}, cache, {1, 0}};
+        run.policy.deterministic = deterministic;
+        run.policy.cpu_cache_compute = false;
+        const Outcome moved = run({.lateness = lateness, .seed = seed});
+        run.policy.cpu_cache_compute = true;
+        const Outcome o = run({.lateness = lateness, .seed = seed});
+        INFO(o.message);
+        CHECK(o.message == "");
+        CHECK(o.tokens == want);
+        CHECK((o.on_device.attended_bytes > 0) == (cache.host > 0));
+        if (cache.host > 0) CHECK(o.to_device_bytes < moved.to_device_bytes);  // pages stay
+      }
 }
 
 TEST_CASE("without shares the card's memory is filled first, then the host's", "[engine][device]") {

@@ -31,6 +31,7 @@ struct OffloadOptions {
   std::optional<FaultSpec> faults = {};        // made on purpose
   std::string spill_folder = "/var/tmp";       // for what the plan puts on disk besides weights
   DeviceBackend* device = nullptr;             // that computes: the one of the plan, or null
+  const Backend* host = nullptr;               // attends on the host, for policy.cpu_cache_compute
   Trace* trace = nullptr;
   std::function<void(uint64_t)> progress = {}; // bytes of weights read at the start so far
   const std::atomic<bool>* stop = nullptr;     // ends the start with Fault::interrupted
@@ -48,7 +49,9 @@ class Offload {
     if (plan_.kv.disk_pages > 0) kv_spill_.emplace(SpillFile::create(options.spill_folder, plan_.kv.disk_bytes()));
     if (plan_.hidden_disk_bytes > 0) hidden_spill_.emplace(SpillFile::create(options.spill_folder, plan_.hidden_disk_bytes));
     FG_CHECK((options.device != nullptr) == plan_.device.has_value(), "a plan for another machine");
+    FG_CHECK(!plan_.kv_demand.attend_on_host || options.host, "nobody attends on the host");
     backend_ = options.device;
+    host_backend_ = options.host;
     arena_ = Arena(plan_.arena_bytes(), backend_ ? &backend_->device() : nullptr);
     cut();
     io_ = make_io_engine({.engine = options.io_engine, .memory = transfer_memory(), .faults = std::move(options.faults), .trace = options.trace});
@@ -115,6 +118,7 @@ class Offload {
     o.hidden.host_offset = plan_.hidden_disk_bytes;
     if (hidden_spill_) o.hidden.path = hidden_spill_->name();
     o.device = queue_.get();
+    if (!attended_.empty()) o.host_attention = {host_backend_, &pool_, attended_, merged_, policy_.deterministic};
     if (o.device) o.blocks_at_once = 64;  // what one launch takes
     o.tokens_at_once = plan_.tokens_at_once;
     o.host_logits = host_logits_;
@@ -201,14 +205,15 @@ class Offload {
       return piece;
     };
     cut(fast, take);
-    cut({{&vectors_, on.vectors_bytes}, {&workspace_, on.workspace_bytes}}, take);
+    cut({{&vectors_, on.vectors_bytes}, {&workspace_, on.workspace_bytes}, {&merged_, on.merged_bytes}}, take);
     cut({{&host_weights_, plan_.weights.host_bytes()},
          {&host_kv_, plan_.kv.host_bytes()},
          {&host_hidden_, plan_.hidden_host_bytes},
          {&bounce_, on.bounce_bytes},
          {&arguments_, on.arguments_bytes},
          {&staging_, on.staging_bytes},
-         {&host_logits_, on.logits_bytes}},
+         {&host_logits_, on.logits_bytes},
+         {&attended_, on.attended_bytes}},
         [&](size_t bytes, size_t alignment) { return arena_.take(bytes, alignment); });
   }
 
@@ -237,10 +242,12 @@ class Offload {
   std::optional<SpillFile> kv_spill_, hidden_spill_;
   Arena arena_;
   DeviceBackend* backend_ = nullptr;
+  const Backend* host_backend_ = nullptr;
   DeviceMemory device_memory_;
   std::span<std::byte> resident_, ring_, rows_, kv_, hidden_, frames_, scratch_, head_;  // of the device, or of the arena
-  std::span<std::byte> vectors_, workspace_;                                            // of the device
-  std::span<std::byte> host_weights_, host_kv_, host_hidden_, bounce_, arguments_, staging_, host_logits_;  // of the arena, with a device
+  std::span<std::byte> vectors_, workspace_, merged_;                                   // of the device
+  // of the arena, with a device
+  std::span<std::byte> host_weights_, host_kv_, host_hidden_, bounce_, arguments_, staging_, host_logits_, attended_;
   std::unique_ptr<QueuedEngine> io_;  // ends before the memory and files that it works on, as do the next three
   std::optional<DeviceStream> stream_;
   std::unique_ptr<DeviceIoEngine> device_io_;

@@ -62,6 +62,8 @@ struct MemoryPlan {
     uint64_t bounce_bytes = 0;       // slots between disk and device
     uint64_t bounce_slot = 0;
     uint64_t logits_bytes = 0;       // that have come back
+    uint64_t attended_bytes = 0;     // queries, and what they have seen of pages on the host
+    uint64_t merged_bytes = 0;       // the same on the device
   };
 
   uint64_t budget_bytes = 0;
@@ -97,12 +99,12 @@ struct MemoryPlan {
   std::vector<uint64_t> host_pieces() const {
     if (!device) return fast_pieces();
     return {weights.host_bytes(),    kv.host_bytes(),          hidden_host_bytes,      device->bounce_bytes,
-            device->arguments_bytes, device->staging_bytes,    device->logits_bytes};
+            device->arguments_bytes, device->staging_bytes,    device->logits_bytes,  device->attended_bytes};
   }
   uint64_t arena_bytes() const { return round_up<uint64_t>(sum_of(host_pieces()), Buffer::kHugePage); }
   // --- of the device
   uint64_t device_bytes() const {
-    return device ? sum_of(fast_pieces()) + piece(device->vectors_bytes) + piece(device->workspace_bytes) : 0;
+    return device ? sum_of(fast_pieces()) + piece(device->vectors_bytes) + piece(device->workspace_bytes) + piece(device->merged_bytes) : 0;
   }
   uint64_t device_missing_bytes() const { return device && device_bytes() > device->budget_bytes ? device_bytes() - device->budget_bytes : 0; }
   // The kernel keeps a page of its tables for each huge page and counts it; and small things that nobody plans
@@ -133,7 +135,8 @@ struct MemoryPlan {
             {"KV cache on its way", staged, 0, 0},
             {"activations", hidden_bytes, hidden_host_bytes, hidden_disk_bytes},
             {"activations on their way", frames_bytes, 0, 0},
-            {"scratch and logits", scratch + device->workspace_bytes, kernels_bytes + device->logits_bytes + device->arguments_bytes, 0},
+            {"scratch and logits", scratch + device->workspace_bytes + device->merged_bytes,
+             kernels_bytes + device->logits_bytes + device->arguments_bytes + device->attended_bytes, 0},
             {"between disk and device", 0, device->bounce_bytes + device->staging_bytes, 0}};
   }
 
@@ -267,6 +270,7 @@ class MemoryPlanner {
     d.memory_share = std::clamp(share.device, 0.0, 1.0);
     d.host_share = std::clamp(share.memory() - share.device, 0.0, 1.0);
     d.overlap = policy_.overlap;
+    d.attend_on_host = plan_.device && policy_.cpu_cache_compute;
     d.layout = {policy_.kv_dtype, model_.n_kv_heads, model_.head_dim,
                 choose_page_tokens(policy_.kv_dtype, model_.n_kv_heads, model_.head_dim, demand_.tokens_per_sequence, share.device < 1)};
     plan_.kv = kv_requirement(d);
@@ -286,6 +290,13 @@ class MemoryPlanner {
       d.widest_rows = std::max(d.widest_rows, t.shape[0]);
       d.widest_cols = std::max(d.widest_cols, t.shape[1]);
       if (t.dtype != DType::f32) d.weights = t.dtype;
+    }
+    if (plan_.kv_demand.attend_on_host && plan_.kv.host_pages > 0) {
+      const int64_t n = plan_.kv_demand.micro_batch_tokens;
+      on.attended_bytes = SplitAttention::pinned_bytes(n, model_.n_heads, model_.head_dim, program_.width[2]);
+      on.merged_bytes = SplitAttention::device_bytes(n, model_.n_heads, model_.head_dim);
+    } else {
+      on.attended_bytes = on.merged_bytes = 0;
     }
     on.workspace_bytes = device_.backend->workspace_bytes(d);
     on.arguments_bytes = device_.backend->arguments_bytes(d);

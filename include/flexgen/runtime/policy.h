@@ -43,6 +43,7 @@ struct Policy {
   bool pin_weight = true;            // host weights in page-locked memory, where there is a GPU
   uint64_t device_bytes = 0;         // with a device: budget of its memory; 0: what is free
   bool cpu_cache_compute = false;    // with a device: cache pages in host memory are attended there, and only what comes of it moves
+  bool deterministic = false;        // with a device: no result depends on the placement; on a CPU it never does
   Verify verify = Verify::first;
 };
 
