@@ -50,4 +50,8 @@ TEST_CASE("cgroup v1", "[memory]") {
   t.write("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "4294967296\n");
   t.write("sys/fs/cgroup/memory/job/memory.usage_in_bytes", "2147483648\n");
   CHECK(available_memory(t.path() + "/") == 2 * kGiB);
+  // usage is told with the groups below, the cache under total_ names alone
+  t.write("sys/fs/cgroup/memory/job/memory.stat",
+          "cache 1\ninactive_file 0\nactive_file 4096\ntotal_inactive_file 536870912\ntotal_active_file 536870912\n");
+  CHECK(available_memory(t.path() + "/") == 3 * kGiB);
 }

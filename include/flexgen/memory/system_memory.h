@@ -40,7 +40,11 @@ inline std::optional<uint64_t> room_in(const std::string& folder, const char* li
   const auto usage = number_after(read_small_file(folder + usage_file), "");
   if (!limit || !usage) return std::nullopt;
   const std::string stat = read_small_file(folder + "/memory.stat");
-  const uint64_t cache = number_after(stat, "\ninactive_file ").value_or(0) + number_after(stat, "\nactive_file ").value_or(0);
+  // version 1 counts usage with the groups below, but the cache apart from them under the plain names
+  const auto file = [&](const std::string& which) {
+    return number_after(stat, "\ntotal_" + which + " ").value_or(number_after(stat, "\n" + which + " ").value_or(0));
+  };
+  const uint64_t cache = file("inactive_file") + file("active_file");
   const uint64_t used = *usage > cache ? *usage - cache : 0;
   return *limit > used ? *limit - used : 0;
 }
