@@ -290,6 +290,7 @@ class EndToEnd {
     const SweepRoof all_roofs = roofs(main);
     const double n = static_cast<double>(main.size());
     const auto rate = [](double count, double s) { return s > 0 ? count / s : 0; };
+    const double activations = tools::realised(plan).activations / 100;
     const double memory_weights = static_cast<double>(plan.weights.memory_bytes() + plan.weights.host_bytes());
 
     Json asked = Json();
@@ -344,7 +345,7 @@ class EndToEnd {
                  {"memory_bytes", memory_weights},
                  {"disk_bytes", plan.weights.disk_bytes()}}},
                {"kv_cache", {{"memory", kv_share_}, {"disk", 1 - kv_share_}, {"memory_bytes", kv_memory_}, {"disk_bytes", kv_disk_}}},
-               {"activations", {{"memory", plan.activation_share}, {"disk", 1 - plan.activation_share}}}}}}},
+               {"activations", {{"memory", activations}, {"disk", 1 - activations}}}}}}},
            {"roof_disk_s_per_sweep", n > 0 ? all_roofs.disk_s / n : 0},
            {"roof_compute_s_per_sweep", n > 0 ? all_roofs.compute_s / n : 0},
            {"roof_link_s_per_sweep", n > 0 ? all_roofs.link_s / n : 0},

@@ -145,3 +145,46 @@ TEST_CASE("with a card two budgets are filled and never exceeded, the card's fir
   CHECK(shared.kv.disk_pages > 0);
   CHECK(shared.device->bounce_slot >= shared.kv.frame_bytes);
 }
+
+TEST_CASE("whole micro-batches go to disk: of few, perhaps none, and then the plan knows no disk for them", "[runtime]") {
+  const StreamedModel m(testing::test_data("golden/prenorm-f16-bin"));
+  Policy policy;
+  policy.memory_bytes = 1_GiB;
+  policy.shares = Policy::Shares{{0, 1}, {0, 1}, {0, 0.5}};
+  const MemoryPlan one = make_memory_plan(m.file(), m.model(), policy, demand(4, 40), kProcess);
+  CHECK(one.activation_share == 1);
+  CHECK(one.hidden_disk_bytes + one.frames_bytes == 0);
+  policy.gpu_batch_size = 1;
+  CHECK(make_memory_plan(m.file(), m.model(), policy, demand(4, 40), kProcess).activation_share == 0.5);
+}
+
+TEST_CASE("a small budget has a small ring, and what is left holds weights", "[runtime]") {
+  ModelDescription shape;
+  shape.n_layers = 24, shape.width = shape.embed_width = 512, shape.ffn = 2048, shape.n_heads = shape.n_kv_heads = 8, shape.head_dim = 64;
+  shape.vocab = 512, shape.max_positions = 64, shape.position_offset = 2;
+  const StreamedModel m(shape);  // 147 MiB
+  const uint64_t slot = TieredWeights::slot_bytes(m.file());
+  Policy policy;
+  for (const uint64_t mib : {80, 96, 112, 144, 176}) {
+    policy.memory_bytes = mib * 1_MiB;
+    CAPTURE(mib);
+    const MemoryPlan p = make_memory_plan(m.file(), m.model(), policy, demand(1, 16), kProcess);
+    REQUIRE(p.missing_bytes() == 0);
+    CHECK(p.weights.streamed_bytes() > 0);
+    CHECK(p.ring_bytes >= 8 * slot);
+    CHECK(p.ring_bytes <= std::max(8 * slot, policy.memory_bytes / 8));
+    CHECK(p.memory_bytes() + 2_MiB + slot > policy.memory_bytes);
+  }
+}
+
+TEST_CASE("a budget larger than what is free is cut to what is free, and remembered", "[runtime]") {
+  const StreamedModel m(testing::test_data("tiny-opt"));
+  Policy policy;
+  policy.memory_bytes = kProcess.used_bytes + kProcess.available_bytes;
+  CHECK(make_memory_plan(m.file(), m.model(), policy, demand(4, 64), kProcess).budget_bytes == policy.memory_bytes);
+  CHECK(make_memory_plan(m.file(), m.model(), policy, demand(4, 64), kProcess).asked_bytes == 0);
+  policy.memory_bytes += 1;
+  const MemoryPlan p = make_memory_plan(m.file(), m.model(), policy, demand(4, 64), kProcess);
+  CHECK(p.budget_bytes == kProcess.used_bytes + kProcess.available_bytes / 20 * 19);
+  CHECK(p.asked_bytes == policy.memory_bytes);
+}

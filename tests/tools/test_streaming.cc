@@ -136,6 +136,12 @@ TEST_CASE("no placement changes a token or a log-probability") {
       check_same(model, std::string("--gpu-batch-size 1 --num-gpu-batches 3 --percent ") + percent);
 }
 
+TEST_CASE("a share of the activations on disk is met in whole micro-batches, where there is but one as well") {
+  for (const char* percent : {"0 100 0 100 0 50", "0 100 0 100 0.5 99", "0 0 0 50 10 0"})
+    for (const char* shape : {"--gpu-batch-size 4", "--gpu-batch-size 2", "--gpu-batch-size 1 --sep-layer off"})
+      check_same(smallest(), std::string("--percent ") + percent + " " + shape);
+}
+
 TEST_CASE("no way of moving changes a token or a log-probability") {
   for (const char* options : {"--overlap off", "--overlap false --sep-layer off", "--sep-layer false", "--pin-weight on", "--pin-weight off",
                               "--pin-weight true", "--pin-weight false", "--verify always", "--verify off", "--io-engine threads", "--look-ahead 1",
@@ -351,4 +357,15 @@ TEST_CASE("a model larger than the limit of its cgroup runs within the plan that
   CHECK(planned > 0);
   CHECK(planned <= 192);
   CHECK(static_cast<double>(group.peak()) <= planned * 1_MiB);
+
+  const RunResult more = stream(model, "--memory 1GiB", run);
+  INFO(more.err);
+  CHECK(more.exit == 0);
+  CHECK(more.out == r.out);
+  CHECK(says(more, ", no more of the 1.00 GiB asked for is free"));
+  const RunResult placed = stream(model, "--memory 1GiB --percent 0 100 0 100 0 100", run);
+  INFO(placed.err);
+  CHECK(placed.exit == 5);
+  CHECK(says(placed, " (no more of the 1.00 GiB asked for is free): "));
+  CHECK(says(placed, " are missing. Give more memory to the machine or its cgroup"));
 }

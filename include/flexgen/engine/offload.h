@@ -177,9 +177,11 @@ class Offload {
            format_bytes(plan.device_missing_bytes()));
     if (plan.missing_bytes() > 0)
       fail(Fault::space,
-           "{}: does not fit: found a need of {} of memory, allowed {}: {} are missing. Give more --memory, fewer or shorter sequences, or more to "
-           "the disk",
-           model.file().file().path(), format_bytes(plan.memory_bytes()), format_bytes(plan.budget_bytes), format_bytes(plan.missing_bytes()));
+           "{}: does not fit: found a need of {} of memory, allowed {}{}: {} are missing. Give more {}, fewer or shorter sequences, or more to the "
+           "disk",
+           model.file().file().path(), format_bytes(plan.memory_bytes()), format_bytes(plan.budget_bytes),
+           plan.asked_bytes ? fmt::format(" (no more of the {} asked for is free)", format_bytes(plan.asked_bytes)) : "",
+           format_bytes(plan.missing_bytes()), plan.asked_bytes ? "memory to the machine or its cgroup" : "--memory");
     return IoFile::open(model.file().file());
   }
 

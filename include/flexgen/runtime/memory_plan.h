@@ -67,6 +67,7 @@ struct MemoryPlan {
   };
 
   uint64_t budget_bytes = 0;
+  uint64_t asked_bytes = 0;          // --memory, where less than that is free; else 0
   uint64_t process_bytes = 0;        // the program, tokenizer, vectors, books
   WeightPlacement weights;
   uint64_t ring_bytes = 0;           // slots for streamed row blocks
@@ -74,7 +75,7 @@ struct MemoryPlan {
   KvDemand kv_demand;
   KvRequirement kv;
   int64_t sweep_tokens = 0;
-  double activation_share = 1;       // of the micro-batches, in memory, of the device where there is one
+  double activation_share = 1;       // of the micro-batches, in memory, of the device where there is one; 1 where all of a sweep are
   double activation_host_share = 0;  // behind a device
   uint64_t hidden_bytes = 0;         // in memory, of the device where there is one
   uint64_t hidden_host_bytes = 0;    // behind a device
@@ -165,7 +166,9 @@ class MemoryPlanner {
         device_(device),
         program_(policy.sep_layer ? opt_program(model) : merged_layers(opt_program(model))),
         plan_{.weights = WeightPlacement::of_share(file, program_, 1)} {
-    plan_.budget_bytes = policy.memory_bytes ? policy.memory_bytes : process.used_bytes + process.available_bytes / 20 * 19;
+    const bool free = policy.memory_bytes <= process.used_bytes + process.available_bytes;
+    plan_.budget_bytes = policy.memory_bytes && free ? policy.memory_bytes : process.used_bytes + process.available_bytes / 20 * 19;
+    if (!free) plan_.asked_bytes = policy.memory_bytes;
     plan_.asked = policy.shares;
     if (device_.backend) plan_.device.emplace().budget_bytes = policy.device_bytes ? policy.device_bytes : device_.free_bytes / 20 * 19;
     count_process(process);
@@ -186,8 +189,8 @@ class MemoryPlanner {
 
  private:
   // with 16 MiB the disk idled 6 % of a sweep of OPT-6.7B, with 32 and 64 it did not (end-to-end --look-ahead)
-  static constexpr uint64_t kRingBytes = 64_MiB;
-  static constexpr uint64_t kDeviceRingBytes = 256_MiB;  // 5 ms of a fast link
+  static constexpr uint64_t kRingBytes = 64_MiB, kRingPart = 8;  // at most, and of the budget
+  static constexpr uint64_t kDeviceRingBytes = 256_MiB;          // 5 ms of a fast link
   static constexpr uint64_t kActivationBytes = 256_MiB, kDeviceActivationBytes = 2_GiB;
   static constexpr uint64_t kLogitsBytes = 64_MiB;
   static constexpr size_t kLeastSlots = 8, kSlotsWithoutOverlap = 4;
@@ -205,24 +208,25 @@ class MemoryPlanner {
   }
 
   void count_activations() {
-    const TierShare share = policy_.shares ? fast(policy_.shares->activations) : TierShare{1, 0};
-    plan_.activation_share = std::clamp(share.device, 0.0, 1.0);
-    plan_.activation_host_share = std::clamp(share.host, 0.0, 1 - plan_.activation_share);
-    const bool moves = plan_.activation_share < 1;
     const int64_t wanted = std::min(demand_.sweep_tokens, kMostSweepTokens),
                   per_token = static_cast<int64_t>(scratch_bytes(program_, 1) + hidden_bytes(program_, 1));
+    const TierShare share = policy_.shares ? fast(policy_.shares->activations) : TierShare{1, 0};
+    // whole micro-batches move: of few, perhaps none
+    const int64_t batches = most_micro_batches(wanted), n_below = part(batches, 1 - share.device), n_disk = part(batches, 1 - share.memory());
+    const bool moves = n_below > 0;
+    if (moves) {
+      plan_.activation_share = std::clamp(share.device, 0.0, 1.0);
+      plan_.activation_host_share = std::clamp(share.host, 0.0, 1 - plan_.activation_share);
+    }
     const auto room = static_cast<int64_t>(plan_.device ? std::min(kDeviceActivationBytes, std::max<uint64_t>(plan_.device->budget_bytes / 8, 8_MiB))
                                                         : std::min(kActivationBytes, std::max<uint64_t>(plan_.budget_bytes / 16, 8_MiB)));
     plan_.sweep_tokens = moves ? wanted : std::min(wanted, std::max({room / per_token, std::min(demand_.least_sweep_tokens, wanted), int64_t{1}}));
     const int64_t micro_batch = std::min(policy_.micro_batch_tokens, plan_.sweep_tokens);
     if (moves) {
-      // a cut that leaves a remainder may make one micro-batch more
-      const int64_t batches = most_micro_batches(), n_fast = batches - part(batches, 1 - plan_.activation_share),
-                    n_disk = part(batches, 1 - share.memory());
       const uint64_t frame = HiddenStore::frame_bytes(micro_batch, program_.width[0]);
-      plan_.hidden_bytes = std::min(static_cast<uint64_t>(n_fast) * frame, hidden_bytes(program_, plan_.sweep_tokens));
+      plan_.hidden_bytes = std::min(static_cast<uint64_t>(batches - n_below) * frame, hidden_bytes(program_, plan_.sweep_tokens));
       plan_.frames_bytes = HiddenStore::kFrames * frame;
-      plan_.hidden_host_bytes = static_cast<uint64_t>(batches - n_fast - n_disk) * frame;
+      plan_.hidden_host_bytes = static_cast<uint64_t>(n_below - n_disk) * frame;
       plan_.hidden_disk_bytes = static_cast<uint64_t>(n_disk) * frame;
       plan_.scratch_bytes = scratch_bytes(program_, micro_batch);
     } else {
@@ -255,8 +259,8 @@ class MemoryPlanner {
   }
 
   // micro-batches that hold a sweep's tokens at most: full ones by tokens, full ones by sequences, and a last one
-  int64_t most_micro_batches() const {
-    return plan_.sweep_tokens / policy_.micro_batch_tokens + std::min(demand_.sequences, plan_.sweep_tokens) / policy_.gpu_batch_size + 1;
+  int64_t most_micro_batches(int64_t sweep_tokens) const {
+    return sweep_tokens / policy_.micro_batch_tokens + std::min(demand_.sequences, sweep_tokens) / policy_.gpu_batch_size + 1;
   }
 
   void set_cache(const TierShare& share) {
@@ -311,10 +315,12 @@ class MemoryPlanner {
     plan_.ring_bytes = plan_.rows_bytes = 0;
     if (plan_.weights.streamed_bytes() == 0) return;
     const uint64_t slot = TieredWeights::slot_bytes(file_);
-    // of a small model a quarter, or the ring would be all of it
-    const uint64_t ahead = policy_.look_ahead_bytes
-                               ? policy_.look_ahead_bytes
-                               : std::min(plan_.device ? kDeviceRingBytes : kRingBytes, plan_.weights.streamed_bytes() / 4);
+    // of a small model a quarter, or the ring would be all of it; of a small budget a part, or there would be no room for what it saves
+    const uint64_t budget = plan_.device ? plan_.device->budget_bytes : plan_.budget_bytes;
+    const uint64_t ahead =
+        policy_.look_ahead_bytes
+            ? policy_.look_ahead_bytes
+            : std::min({plan_.device ? kDeviceRingBytes : kRingBytes, plan_.weights.streamed_bytes() / 4, budget / kRingPart});
     uint64_t slots = policy_.overlap ? std::max<uint64_t>(kLeastSlots, ahead / slot) : kSlotsWithoutOverlap;
     if (plan_.activation_share < 1) slots += most_held();
     plan_.ring_bytes = slots * slot;
@@ -361,18 +367,21 @@ class MemoryPlanner {
       });
       set_cache({first, second * (1 - first)});
     }
-    // and as many weights as leave room for the ring; rounding to huge pages may cost one step more
+    // And as many weights as fit: at most what remains without a ring, because the fewer are streamed the smaller it is. Rounding to huge
+    // pages hides small steps.
     const auto left = [](uint64_t budget, uint64_t used) { return budget > used ? budget - used : 0; };
-    const uint64_t host_room = left(plan_.budget_bytes, plan_.memory_bytes());
-    uint64_t room = plan_.device ? left(plan_.device->budget_bytes, plan_.device_bytes()) : host_room, behind = plan_.device ? host_room : 0;
-    // what is always resident was counted as used, and is part of the room
-    room += MemoryPlan::piece(plan_.weights.resident_bytes());
+    const auto step = [](uint64_t budget) { return std::clamp<uint64_t>(budget / 1024, 64_KiB, 2_MiB); };
+    const uint64_t ring = MemoryPlan::piece(plan_.weights.resident_bytes()) + MemoryPlan::piece(plan_.ring_bytes) + MemoryPlan::piece(plan_.rows_bytes);
+    const uint64_t host_room = left(plan_.budget_bytes, plan_.memory_bytes() - (plan_.device ? 0 : ring));
+    uint64_t room = plan_.device ? left(plan_.device->budget_bytes, plan_.device_bytes() - ring) : host_room;
+    uint64_t behind = plan_.device ? host_room : 0;
     for (;;) {
       set_weights(WeightPlacement::within(file_, program_, room, behind));
-      if (fits() || (room == 0 && behind == 0)) return;
-      if (!plan_.device || plan_.device_missing_bytes() > 0) room -= std::min<uint64_t>(room, 2_MiB);
-      if (plan_.device && plan_.missing_bytes() > 0) behind -= std::min<uint64_t>(behind, 2_MiB);
-      if ((room == 0 && plan_.device_missing_bytes() > 0) || (behind == 0 && plan_.device && plan_.missing_bytes() > 0)) return;
+      const bool less_here = plan_.device ? plan_.device_missing_bytes() > 0 : plan_.missing_bytes() > 0;
+      const bool less_behind = plan_.device && plan_.missing_bytes() > 0;
+      if (fits() || (less_here && room == 0) || (less_behind && behind == 0)) return;
+      if (less_here) room -= std::min(room, step(plan_.device ? plan_.device->budget_bytes : plan_.budget_bytes));
+      if (less_behind) behind -= std::min(behind, step(plan_.budget_bytes));
     }
   }
 
