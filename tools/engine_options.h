@@ -92,7 +92,7 @@ struct EngineFlags {
  private:
   static uint64_t size(const char* name, const std::string& text) {
     if (text.empty()) return 0;
-    const uint64_t bytes = parse_bytes(text);
+    const uint64_t bytes = parse_bytes(text, name);
     if (bytes == 0) fail(Fault::usage, "{}: found '{}', allowed a size above 0, such as 12GiB", name, printable(text));
     return bytes;
   }

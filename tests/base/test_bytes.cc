@@ -21,7 +21,7 @@ TEST_CASE("sizes are read with binary, decimal and no units", "[base]") {
   for (const Case& c : cases) {
     CAPTURE(c.text);
     if (c.text == "8388607TiB")  // above 9e18: refused rather than rounded into another number
-      CHECK_FAULT(parse_bytes(c.text), Fault::usage, "is not a size");
+      CHECK_FAULT(parse_bytes(c.text), Fault::usage, "size: found '");
     else
       CHECK(parse_bytes(c.text) == c.bytes);
   }
@@ -31,9 +31,10 @@ TEST_CASE("what is not a size is refused with what is allowed", "[base]") {
   for (const char* text : {"", " ", "GiB", "-1", "-0.1GiB", "nan", "inf", "1e400", "12Gib", "12 giB ", "12GiBs", "0x10", "1,5GB", "1 2", "12E", "+5",
                            " 5", "9e18K", "8388607TiB"}) {
     CAPTURE(text);
-    CHECK_FAULT(parse_bytes(text), Fault::usage, "is not a size: found '");
+    CHECK_FAULT(parse_bytes(text), Fault::usage, "size: found '");
     CHECK_FAULT(parse_bytes(text), Fault::usage, "Write for example 12GiB");
   }
+  CHECK_FAULT(parse_bytes("6QiB", "--memory"), Fault::usage, "--memory: found '6QiB', allowed a number with B, KiB");
   CHECK_FAULT(parse_bytes("\x1b[31m"), Fault::usage, "\\x1b[31m");
 }
 

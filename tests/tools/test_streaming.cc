@@ -205,7 +205,7 @@ TEST_CASE("wrong values are refused with what was found and what is allowed") {
       {"--percent nan 0 0 0 0 0", "--percent: weights: found nan and 0, allowed"},
       {"--memory 0", "--memory: found '0', allowed a size above 0, such as 12GiB"},
       {"--look-ahead 0MiB", "--look-ahead: found '0MiB', allowed a size above 0"},
-      {"--memory 6QiB", "6QiB"},
+      {"--memory 6QiB", "--memory: found '6QiB', allowed a number with B, KiB"},
       {"--overlap maybe", "--overlap: found 'maybe', allowed on, off, true or false"},
       {"--sep-layer 2", "--sep-layer: found '2', allowed on, off, true or false"},
       {"--pin-weight offf", "--pin-weight: found 'offf', allowed on, off, true or false"},

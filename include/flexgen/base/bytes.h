@@ -19,10 +19,10 @@ constexpr uint64_t operator""_GiB(unsigned long long n) { return n << 30; }
 
 // KiB/MiB/GiB/TiB are powers of 1024; kB/KB/MB/GB/TB powers of 1000; K, M, G, T alone mean KiB and so on; no unit means bytes.
 // throws Fault::usage
-inline uint64_t parse_bytes(std::string_view text) {
+inline uint64_t parse_bytes(std::string_view text, std::string_view option = "size") {
   const auto bad = [&]() -> uint64_t {
-    fail(Fault::usage, "'{}' is not a size: found '{}', allowed a number with B, KiB, MiB, GiB, TiB, kB, MB, GB or TB. Write for example 12GiB",
-         printable(text), printable(text));
+    fail(Fault::usage, "{}: found '{}', allowed a number with B, KiB, MiB, GiB, TiB, kB, MB, GB or TB. Write for example 12GiB", option,
+         printable(text));
   };
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
