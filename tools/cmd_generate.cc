@@ -93,9 +93,18 @@ class Printer {
   }
 
   void show_text(const Answer& a, size_t from) {
+    if (!has_text_) return show_tokens(a);
     if (!open_) begin(a);
     put(std::string_view(a.text).substr(from));
     if (a.ended) end();
+  }
+
+  // A model without a tokenizer: ids as --prompt-tokens takes them, the prompt's before the answer's
+  void show_tokens(const Answer& a) {
+    if (!a.ended) return;
+    std::vector<int32_t> tokens = options_.hide_prompt ? std::vector<int32_t>() : prompts_[a.index].tokens;
+    tokens.insert(tokens.end(), a.tokens.begin(), a.tokens.end());
+    out_.write(fmt::format("{}\n", fmt::join(tokens, ",")));
   }
 
   // What there is of its text stays; the error goes to standard error.

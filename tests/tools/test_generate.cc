@@ -276,6 +276,9 @@ TEST_CASE("a model without a tokenizer takes and gives token ids") {
   CHECK(without[0]["tokens"] == with[0]["tokens"]);
   CHECK(without[0]["prompt"].is_null());
   CHECK(without[0]["text"] == "");
+  const std::string ids = with[0]["tokens"].dump(), continued = ids.substr(1, ids.size() - 2);
+  CHECK(generate(file, {"--prompt-tokens", "2,100,7", "--max-new-tokens", "5"}).out == "2,100,7," + continued + "\n");
+  CHECK(generate(file, {"--prompt-tokens", "2,100,7", "--max-new-tokens", "5", "--hide-prompt"}).out == continued + "\n");
   const RunResult text = generate(file, {"--prompt", "x"});
   CHECK(text.exit == 2);
   CHECK_THAT(text.err, Catch::Contains("error[E-usage]: " + file + ": has no tokenizer, so there is no text. Give --prompt-tokens"));
