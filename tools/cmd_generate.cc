@@ -291,7 +291,8 @@ int run_prompts(const Options& o, std::vector<Prompt>& prompts, SmallFile* stats
                                  .load_s = loaded.load_s(),
                                  .generate_s = watch.seconds(),
                                  .engine = loaded.engine().statistics(),
-                                 .flow = flow(loaded) - before};
+                                 .flow = flow(loaded) - before,
+                                 .plan = loaded.offload().plan()};
   if (o.stats || ::isatty(STDERR_FILENO) == 1) fmt::print(stderr, "\n{}", table(statistics));
   if (stats_file) stats_file->commit(to_json(statistics).dump(1) + "\n");
   if (result != exit_code(Fault::interrupted)) loaded.offload().check_disk();

@@ -13,6 +13,7 @@
 #include "flexgen/base/bytes.h"
 #include "flexgen/engine/statistics.h"
 #include "tools/flow_report.h"
+#include "tools/plan_table.h"
 
 namespace flexgen::tools {
 
@@ -26,6 +27,7 @@ struct RunStatistics {
   double generate_s = 0; // from the first sweep to the last token
   Statistics engine;
   FlowStatistics flow;   // of the sweeps
+  MemoryPlan plan;       // what was to lie where
 };
 
 inline uint64_t peak_rss_bytes() {
@@ -61,6 +63,7 @@ inline nlohmann::ordered_json to_json(const RunStatistics& r) {
           {"generated_tokens_per_second", per_second(e.tokens_generated, r.generate_s)},
           {"peak_kv_bytes", e.peak_kv_bytes},
           {"peak_rss_bytes", peak_rss_bytes()},
+          {"plan", plan_json(r.plan)},
           {"flow", to_json(r.flow)}};
 }
 

@@ -126,6 +126,11 @@ TEST_CASE("statistics count what was computed, nothing twice, in table and JSON 
                         Catch::Contains("prompt tokens      6\n"));
   CHECK(std::distance(std::filesystem::directory_iterator(dir.path()), {}) == 1);  // nothing temporary is left
 
+  const Json& plan = s["plan"];
+  CHECK(plan["memory_bytes"] <= plan["budget_bytes"]);
+  CHECK(plan["asked_percent"].is_null());
+  CHECK(plan["realised_percent"] == Json{{"weights", 100.0}, {"kv_cache", 100.0}, {"activations", 100.0}});
+
   const Json& flow = s["flow"];  // everything was in memory
   CHECK(flow["stages"]["disk"]["busy_seconds"] == 0);
   CHECK(flow["stages"]["compute"]["busy_seconds"] > 0);
