@@ -63,6 +63,7 @@ void check(const Options& o) {
   whole("--gen-len", o.gen_len, 1, 1 << 20);
   whole("--sweeps", o.sweeps, 0, 1 << 20);
   whole("--synthetic-context", o.synthetic_context, 0, 1 << 20);
+  if (!(o.roof_seconds >= 0.01 && o.roof_seconds <= 3600)) fail(Fault::usage, "--roof-seconds: found {}, allowed 0.01 to 3600", o.roof_seconds);
   o.engine.check();
 }
 
@@ -91,6 +92,7 @@ class EndToEnd {
     if (!o.trace.empty()) trace_file_.emplace(o.trace), trace_.emplace();
     drop_cache();
     disk_ = measure_disk_roof(o_.model, o_.roof_seconds);
+    tools::check_interrupted();
     if (device_) {
       link_ = link_rate(*device_.device());
     } else {
@@ -431,10 +433,12 @@ void add_end_to_end(CLI::App& program, Selected& selected) {
   tools::add_engine_options(*c, o->engine);
   c->add_option("--trace", o->trace, "Write a timeline as JSON to this file: for flexgen trace")->type_name("FILE");
   c->add_flag("--json", o->json, "One JSON object");
+  c->footer("Examples:\n"
+            "  flexgen-bench end-to-end --model m.flex --memory 6GiB --prompts 16 --prompt-len 512 --gen-len 32\n"
+            "  flexgen-bench end-to-end --model m.flex --percent 0 50 100 0 100 0 --prompts 48 --synthetic-context 128 --gen-len 3\n\n");
   c->callback([o, &selected] {
     selected = [o] {
       check(*o);
-      tools::catch_interrupts();
       return EndToEnd(*o).run();
     };
   });

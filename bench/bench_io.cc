@@ -15,6 +15,7 @@
 #include "bench/harness.h"
 #include "flexgen/io/make_io_engine.h"
 #include "flexgen/memory/arena.h"
+#include "tools/interrupt.h"
 
 namespace flexgen::bench {
 namespace {
@@ -40,6 +41,7 @@ class ScratchFile {
     std::vector<IoTicket> tickets(kParts);
     std::mt19937_64 random(1);
     for (uint64_t at = 0; at < file_.size(); at += kPart) {
+      tools::check_interrupted();
       const size_t i = at / kPart % kParts;
       check(tickets[i].wait(), folder);
       auto* words = reinterpret_cast<uint64_t*>(arena.memory().data() + i * kPart);
@@ -79,16 +81,17 @@ struct Series {
 };
 
 int run(const Options& o) {
+  if (!(o.seconds >= 0.01 && o.seconds <= 3600)) fail(Fault::usage, "--seconds: found {}, allowed 0.01 to 3600", o.seconds);
   std::vector<size_t> chunks;
   size_t most = 0;
   for (const std::string& c : o.chunks) {
-    chunks.push_back(parse_bytes(c));
+    chunks.push_back(parse_bytes(c, "--chunks"));
     if (chunks.back() == 0 || chunks.back() % kIoAlign != 0) fail(Fault::usage, "--chunks: found '{}', allowed multiples of 4 KiB", printable(c));
   }
   for (const size_t c : chunks)
     for (const int d : o.depths) most = std::max(most, read_buffers(d) * c);
   std::unique_ptr<ScratchFile> scratch;
-  if (o.file.empty()) scratch = std::make_unique<ScratchFile>(o.folder, parse_bytes(o.size));
+  if (o.file.empty()) scratch = std::make_unique<ScratchFile>(o.folder, parse_bytes(o.size, "--size"));
   const std::string path = o.file.empty() ? scratch->path() : o.file;
   const IoFile file = IoFile::open(File::open(path));
   if (file.size() < *std::max_element(chunks.begin(), chunks.end()))
@@ -124,6 +127,7 @@ int run(const Options& o) {
                         {}});
       Series fio;
       for (int i = 0; i < o.repeat; ++i) {
+        tools::check_interrupted();
         for (Row& row : ours)
           row.series.add(engine_read_speed(*row.engine, file, arena.memory().first(read_buffers(depth) * chunk), chunk, o.seconds));
         if (const auto s = fio_read_speed(path, file.size(), chunk, depth, o.seconds, fio_note)) fio.add(*s);
@@ -186,9 +190,10 @@ void add_io(CLI::App& program, Selected& selected) {
       ->delimiter(',')
       ->check(CLI::IsMember({"auto", "uring", "threads"}))
       ->capture_default_str();
-  c->add_option("--seconds", o->seconds, "Length of one run")->check(CLI::Range(0.01, 3600.0))->capture_default_str();
+  c->add_option("--seconds", o->seconds, "Length of one run")->capture_default_str();
   c->add_option("--repeat", o->repeat, "Runs of each row")->check(CLI::Range(1, 1000))->capture_default_str();
   c->add_flag("--json", o->json, "One JSON object with roofs, rows, coverage of huge pages and what the engines do without");
+  c->footer("Example: flexgen-bench io --chunks 2MiB --depths 1,8 --engines uring,threads --repeat 5\n\n");
   c->callback([o, &selected] { selected = [o] { return run(*o); }; });
 }
 

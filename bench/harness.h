@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "tools/interrupt.h"
+
 namespace flexgen::bench {
 
 inline constexpr int kRepetitions = 20;
@@ -20,12 +22,13 @@ struct Timing {
 
 inline double seconds_now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-// fn(i) for i in [0, repetitions), after one run that is not counted
+// fn(i) for i in [0, repetitions), after one run that is not counted. throws Fault::interrupted
 template <typename Fn>
 Timing measure(Fn&& fn, int repetitions = kRepetitions) {
   fn(repetitions);
   std::vector<double> times;
   for (int i = 0; i < repetitions; ++i) {
+    tools::check_interrupted();
     const double start = seconds_now();
     fn(i);
     times.push_back(seconds_now() - start);

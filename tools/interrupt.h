@@ -7,11 +7,18 @@
 #include <atomic>
 #include <csignal>
 
+#include "flexgen/base/error.h"
+
 namespace flexgen::tools {
 
 // Set by the handler; work polls it. One flag for the process, because signals are the process's.
 inline std::atomic<bool> interrupted{false};
 static_assert(std::atomic<bool>::is_always_lock_free);  // so that the handler may touch it
+
+// throws Fault::interrupted where the user asked to stop
+inline void check_interrupted() {
+  if (interrupted.load(std::memory_order_relaxed)) fail(Fault::interrupted, "interrupted");
+}
 
 // Installs the handler for SIGINT and SIGTERM. Blocking reads of standard input return EINTR.
 inline void catch_interrupts() {
