@@ -19,11 +19,15 @@
 #include <numeric>
 #include <optional>
 #include <random>
+#include <set>
+#include <string>
 #include <thread>
 
 #include "bench/command.h"
 #include "bench/harness.h"
+#include "bench/numa.h"
 #include "bench/overlap_results.h"
+#include "bench/overlap_times.h"
 #include "bench/process_usage.h"
 #include "bench/scratch_model.h"
 #include "flexgen/base/trace.h"
@@ -34,6 +38,7 @@
 #include "flexgen/runtime/sweep.h"
 #include "flexgen/runtime/tiered_weights.h"
 #include "kernels/registry.h"
+#include "tools/interrupt.h"
 
 namespace flexgen::bench {
 namespace {
@@ -44,7 +49,8 @@ struct Options {
   std::string model, size = "2GiB", dir = "/var/tmp", isa = "auto", look_ahead = "64MiB", verify = "off", limit = "4GiB";
   std::vector<double> ratios{0.5, 1, 2};
   std::vector<std::string> schemes{"sync", "ring", "threads"}, compute{"timed", "cores"};
-  int repeats = 5, threads = 0;
+  int repeats = 5;
+  std::optional<int> threads;
   uint64_t seed = 1;
   bool json = false;
 };
@@ -54,6 +60,7 @@ struct Chunk {
   TensorRef matrix;
   size_t first = 0, last = 0;
   uint64_t bytes = 0;
+  int64_t layer = -1;
 };
 
 double wait_until(double deadline) {  // on the clock of seconds_now()
@@ -73,17 +80,18 @@ class OverlapBench {
         program_(opt_program(model_)),
         io_file_(IoFile::open(file_.file())),
         backend_(backend(o.isa)),
-        pool_(o.threads > 0 ? o.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))),
+        pool_(o.threads.value_or(static_cast<int>(std::max(1u, std::thread::hardware_concurrency())))),
         placement_(WeightPlacement::within(file_, program_, 0)) {
     ::prctl(PR_SET_TIMERSLACK, 1UL);  // timed compute ends when it should
     choose_matrices();
     const size_t slot = TieredWeights::slot_bytes(file_);
-    ring_bytes_ = std::max<size_t>(2 * kBlocksAtOnce, parse_bytes(o.look_ahead) / slot) * slot;
+    ring_bytes_ = std::max<size_t>(2 * kBlocksAtOnce, parse_bytes(o.look_ahead, "--look-ahead") / slot) * slot;
     const auto piece = [](size_t bytes) { return round_up<size_t>(bytes, Arena::kHugePage); };
     arena_ = Arena(piece(placement_.resident_bytes()) + piece(ring_bytes_));
     resident_ = arena_.take(piece(placement_.resident_bytes()), Arena::kHugePage);
     ring_ = arena_.take(ring_bytes_, Arena::kHugePage);
     huge_ = arena_.huge_coverage();
+    numa_ = numa_nodes(ring_.data(), io_file_.fd());
   }
 
   int run() {
@@ -111,7 +119,7 @@ class OverlapBench {
 
   // The layers' matrices in the order of a sweep, from the first on, as many as the limit allows
   void choose_matrices() {
-    const uint64_t limit = parse_bytes(options_.limit);
+    const uint64_t limit = parse_bytes(options_.limit, "--limit");
     for (const Step& step : program_.body)
       for (const Operation& op : step.operations) {
         if (op.kind != Operation::Kind::linear) continue;
@@ -119,7 +127,7 @@ class OverlapBench {
         if (total_bytes_ + t.bytes > limit && !matrices_.empty()) return;
         matrices_.push_back(*op.weight);
         for (size_t first = 0; first < t.n_blocks; first += kBlocksAtOnce) {
-          Chunk c{*op.weight, first, std::min(t.n_blocks, first + kBlocksAtOnce), 0};
+          Chunk c{*op.weight, first, std::min(t.n_blocks, first + kBlocksAtOnce), 0, step.layer};
           for (size_t b = c.first; b < c.last; ++b) c.bytes += file_.blocks()[t.first_block + b].bytes;
           total_bytes_ += c.bytes;
           chunks_.push_back(c);
@@ -146,6 +154,7 @@ class OverlapBench {
   Stream stream(const std::string& scheme, Trace* trace) {
     Stream s;
     s.io = make_io_engine({.engine = engine_of(scheme), .memory = arena_.memory(), .trace = trace});
+    if (const std::string note = s.io->note(); !note.empty()) fallbacks_.insert(note);
     const Verify verify = options_.verify == "always" ? Verify::always : options_.verify == "first" ? Verify::first : Verify::off;
     s.weights =
         std::make_unique<TieredWeights>(file_, placement_, resident_, ring_, std::span<std::byte>{}, *s.io, pool_,
@@ -153,18 +162,24 @@ class OverlapBench {
     return s;
   }
 
-  // One pass over all chunks; the time until the first one was there
-  double pass(TieredWeights& weights, const Compute& compute) {
+  // One pass over all chunks
+  std::vector<ChunkTime> pass(TieredWeights& weights, const Compute& compute) {
     const double start = seconds_now();
-    double fill = 0;
+    const auto since = [start] { return seconds_now() - start; };
+    std::vector<ChunkTime> times;
+    times.reserve(chunks_.size());
     weights.begin_sweep({matrices_, {}, 0});
     for (size_t i = 0; i < chunks_.size(); ++i) {
+      tools::check_interrupted();
+      ChunkTime t{chunks_[i].layer, chunks_[i].bytes, since()};
       const WeightView w = weights.acquire(chunks_[i].matrix, chunks_[i].first, chunks_[i].last);
-      if (i == 0) fill = seconds_now() - start;
+      t.there = since();
       compute(i, w);
       weights.release(chunks_[i].matrix, chunks_[i].first, chunks_[i].last);
+      t.released = since();
+      times.push_back(t);
     }
-    return fill;
+    return times;
   }
 
   // The same computing over what lies in the ring
@@ -174,6 +189,7 @@ class OverlapBench {
     std::vector<RowBlock> blocks;
     const double start = seconds_now();
     for (size_t i = 0; i < chunks_.size(); ++i) {
+      tools::check_interrupted();
       const FileTensor& t = file_tensor(file_, chunks_[i].matrix);
       blocks.clear();
       for (size_t b = chunks_[i].first; b < chunks_[i].last; ++b) {
@@ -248,12 +264,17 @@ class OverlapBench {
     s = stream(scheme, &trace);
     const IoStatistics io = s.io->statistics();
     const WeightStatistics weights = s.weights->statistics();
+    const uint64_t switches = context_switches();
     const double cpu = cpu_seconds(), machine = machine_cpu_seconds(), start = seconds_now();
     const int64_t start_ns = monotonic_ns();
-    m.fill_s = pass(*s.weights, compute);
+    const std::vector<ChunkTime> chunks = pass(*s.weights, compute);
     m.total_s = seconds_now() - start;
     const int64_t end_ns = monotonic_ns();
     const IoStatistics io_after = s.io->statistics();
+    m.context_switches = context_switches() - switches;
+    m.fill_s = chunks.front().there;
+    m.first_layer_s = first_layer_there(chunks);
+    m.layer_s = percentiles(layer_seconds(chunks));
     m.cpu_s = cpu_seconds() - cpu;
     m.others_cpu_s = std::max(0.0, machine_cpu_seconds() - machine - m.cpu_s);
     m.wait_s = s.weights->statistics().wait_disk_s - weights.wait_disk_s;
@@ -262,13 +283,17 @@ class OverlapBench {
     m.bytes_in_flight = m.disk_s > 0 ? (io_after.byte_seconds - io.byte_seconds) / m.disk_s : 0;
     m.short_transfers = io_after.short_transfers - io.short_transfers;
     m.retries = io_after.retries - io.retries;
+    s.weights.reset();  // what was read ahead for another pass ends, and is in the trace
+    s.io.reset();
     std::vector<double> latency;
+    std::vector<ReadTime> reads;
     trace.for_each([&](const TraceEvent& e) {
-      if (e.kind == TraceEvent::Kind::read && e.start_ns >= start_ns && e.end_ns <= end_ns)
-        latency.push_back(static_cast<double>(e.end_ns - e.start_ns) * 1e-6);
+      if (e.kind != TraceEvent::Kind::read || e.start_ns < start_ns || e.start_ns > end_ns) return;
+      reads.push_back({e.bytes, static_cast<double>(e.start_ns - start_ns) * 1e-9, static_cast<double>(e.end_ns - start_ns) * 1e-9});
+      if (e.end_ns <= end_ns) latency.push_back(static_cast<double>(e.end_ns - e.start_ns) * 1e-9);
     });
-    std::sort(latency.begin(), latency.end());
-    if (!latency.empty()) m.p50_ms = latency[latency.size() / 2], m.p99_ms = latency[latency.size() * 99 / 100], m.max_ms = latency.back();
+    m.read_s = percentiles(std::move(latency));
+    m.slots = slot_shares(reads, chunks, ring_bytes_, m.total_s);
     return m;
   }
 
@@ -278,7 +303,20 @@ class OverlapBench {
                huge_ ? fmt::format("{:.0f} %", *huge_ * 100) : "unknown");
     fmt::print("median of {}; E in the range of all\n\n", options_.repeats);
     results_.print();
+    fmt::print("\n");
+    results_.print_flow();
+    for (const std::string& f : fallbacks()) fmt::print("\nwithout: {}", f);
+    fmt::print("\nNUMA nodes: {}, memory and disk {}; pinned: {}\n", numa_.nodes,
+               !numa_.match() ? "on unknown ones" : *numa_.match() ? "on the same one" : "on different ones", format_bytes(pinned_bytes()));
   }
+
+  // What the way of reading does without; none in a clean run
+  std::vector<std::string> fallbacks() const {
+    std::vector<std::string> all(fallbacks_.begin(), fallbacks_.end());
+    if (!io_file_.direct()) all.push_back("direct reads are refused by the file system: the page cache is in between");
+    return all;
+  }
+  uint64_t pinned_bytes() const { return arena_.pinned() ? arena_.size() : 0; }
 
   void print_json() const {
     fmt::print("{}\n",
@@ -288,7 +326,14 @@ class OverlapBench {
                     {"ring_bytes", ring_bytes_},
                     {"verify", options_.verify},
                     {"direct", io_file_.direct()},
+                    {"fallbacks", fallbacks()},
                     {"huge_coverage", huge_ ? Json(*huge_) : Json()},
+                    {"pinned_bytes", pinned_bytes()},
+                    {"numa",
+                     {{"nodes", numa_.nodes},
+                      {"memory_node", numa_.memory ? Json(*numa_.memory) : Json()},
+                      {"disk_node", numa_.disk ? Json(*numa_.disk) : Json()},
+                      {"match", numa_.match() ? Json(*numa_.match()) : Json()}}},
                     {"seed", options_.seed},
                     {"lines", results_.lines()}}
                    .dump());
@@ -311,6 +356,8 @@ class OverlapBench {
   std::span<std::byte> resident_, ring_;
   size_t ring_bytes_ = 0;
   std::optional<double> huge_;
+  NumaNodes numa_;
+  std::set<std::string> fallbacks_;
   std::optional<bool> uring_;
   std::vector<float> x_, y_;
   double io_s_ = 0;
@@ -329,9 +376,11 @@ int run(const Options& o) {
   known("--verify", {o.verify}, {"off", "first", "always"});
   for (const double r : o.ratios)
     if (!(r > 0 && r <= 100)) fail(Fault::usage, "--ratios: found {}, allowed numbers above 0 to 100", r);
+  if (o.threads && (*o.threads < 1 || *o.threads > 1024))
+    fail(Fault::usage, "--threads: found {}, allowed a whole number from 1 to 1024", *o.threads);
   if (o.repeats < 1 || o.repeats > 1000) fail(Fault::usage, "--repeats: found {}, allowed 1 to 1000", o.repeats);
   std::optional<ScratchModel> scratch;
-  if (o.model.empty()) scratch.emplace(o.dir, parse_bytes(o.size));
+  if (o.model.empty()) scratch.emplace(o.dir, parse_bytes(o.size, "--size"));
   return OverlapBench(o, scratch ? scratch->path() : o.model).run();
 }
 
@@ -354,8 +403,12 @@ void add_overlap(CLI::App& program, Selected& selected) {
   c->add_option("--look-ahead", o->look_ahead, "Bytes of the ring of slots")->capture_default_str()->type_name("SIZE");
   c->add_option("--verify", o->verify, "off, first or always: compare hashes")->capture_default_str();
   c->add_option("--isa", o->isa, "auto, avx512, avx2, portable or ref")->capture_default_str();
-  c->add_option("--threads", o->threads, "Threads, by default one per CPU")->check(CLI::PositiveNumber);
+  c->add_option("--threads", o->threads, "Threads [one per CPU]");
   c->add_flag("--json", o->json, "One JSON object with every run");
+  c->footer("E: the longer one of reading and computing alone, over the time of both; E': of what could be hidden, how much was.\n\n"
+            "Examples:\n"
+            "  flexgen-bench overlap --size 2GiB\n"
+            "  flexgen-bench overlap --model m.flex --ratios 1 --schemes sync,ring --verify always --json\n\n");
   c->callback([o, &selected] { selected = [o] { return run(*o); }; });
 }
 

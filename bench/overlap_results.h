@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "bench/overlap_times.h"
 #include "flexgen/base/bytes.h"
 
 namespace flexgen::bench {
@@ -25,12 +26,16 @@ struct Solo {
 // One run; seconds where nothing else is said
 struct Measured {
   Solo solo;
-  double total_s = 0, fill_s = 0, wait_s = 0, verify_s = 0, disk_s = 0, bytes_in_flight = 0, cpu_s = 0, others_cpu_s = 0;
-  double p50_ms = 0, p99_ms = 0, max_ms = 0;  // of a read
+  double total_s = 0, fill_s = 0, first_layer_s = 0, wait_s = 0, verify_s = 0, disk_s = 0, bytes_in_flight = 0, cpu_s = 0, others_cpu_s = 0;
+  Percentiles read_s, layer_s;
+  SlotShares slots;
   uint64_t bytes = 0;
-  uint64_t short_transfers = 0, retries = 0;
+  uint64_t short_transfers = 0, retries = 0, context_switches = 0;
 
-  double efficiency() const { return std::max(solo.io_s, solo.compute_s) / total_s; }
+  double predicted_s() const { return std::max(solo.io_s, solo.compute_s); }
+  double efficiency() const { return predicted_s() / total_s; }
+  double sustained() const { return static_cast<double>(bytes) / (total_s - fill_s); }  // bytes/s
+  double of_solo() const { return sustained() / (static_cast<double>(bytes) / solo.io_s); }
 };
 
 class OverlapResults {
@@ -56,10 +61,26 @@ class OverlapResults {
           of([](const Measured& m) { return m.solo.compute_s; }), 100 * of([](const Measured& m) { return m.wait_s / m.total_s; }),
           100 * of([](const Measured& m) { return m.fill_s / m.total_s; }), 100 * of([](const Measured& m) { return m.disk_s / m.total_s; }),
           format_bytes(static_cast<uint64_t>(of([](const Measured& m) { return m.bytes_in_flight; }))),
-          of([](const Measured& m) { return static_cast<double>(m.bytes) / (m.total_s - m.fill_s) * 1e-9; }),
-          fmt::format("{:.1f}/{:.1f}/{:.1f}", of([](const Measured& m) { return m.p50_ms; }), of([](const Measured& m) { return m.p99_ms; }),
-                      of([](const Measured& m) { return m.max_ms; })),
+          of([](const Measured& m) { return m.sustained() * 1e-9; }), milliseconds(all, &Measured::read_s),
           of([](const Measured& m) { return m.solo.io_cpu_s / static_cast<double>(m.bytes) * 1e9; }));
+    }
+  }
+
+  // what the ring was full of, how long layers took, what else there was; a line for each key
+  void print_flow() const {
+    fmt::print("{:7} {:>5} {:8} {:>6} {:>7} {:>6} {:>6} {:>8} {:>8} {:>20} {:>11} {:>6} {:>7}\n", "compute", "ratio", "scheme", "free", "filling",
+               "ready", "in use", "of solo", "1st ms", "layer p50/p99/max ms", "switches/GB", "short", "retries");
+    for (const auto& [key, all] : results_) {
+      const auto& [compute, ratio, scheme] = key;
+      const auto of = [&all = all](auto&& fn) { return median(values(all, fn)); };
+      fmt::print("{:7} {:>5} {:8} {:>5.1f}% {:>6.1f}% {:>5.1f}% {:>5.1f}% {:>8.2f} {:>8.1f} {:>20} {:>11.0f} {:>6.0f} {:>7.0f}\n", compute, ratio,
+                 scheme, 100 * of([](const Measured& m) { return m.slots.free; }), 100 * of([](const Measured& m) { return m.slots.filling; }),
+                 100 * of([](const Measured& m) { return m.slots.ready; }), 100 * of([](const Measured& m) { return m.slots.in_use; }),
+                 of([](const Measured& m) { return m.of_solo(); }), of([](const Measured& m) { return m.first_layer_s * 1e3; }),
+                 milliseconds(all, &Measured::layer_s),
+                 of([](const Measured& m) { return static_cast<double>(m.context_switches) / static_cast<double>(m.bytes) * 1e9; }),
+                 of([](const Measured& m) { return static_cast<double>(m.short_transfers); }),
+                 of([](const Measured& m) { return static_cast<double>(m.retries); }));
     }
   }
 
@@ -71,19 +92,27 @@ class OverlapResults {
       Json runs = Json::array();
       for (const Measured& m : all)
         runs.push_back({{"efficiency", m.efficiency()},
+                        {"predicted_s", m.predicted_s()},
                         {"total_s", m.total_s},
                         {"solo_io_s", m.solo.io_s},
                         {"solo_compute_s", m.solo.compute_s},
                         {"solo_io_cpu_s_per_gb", m.solo.io_cpu_s / static_cast<double>(m.bytes) * 1e9},
                         {"fill_s", m.fill_s},
+                        {"first_layer_s", m.first_layer_s},
                         {"stall_disk_s", m.wait_s},
                         {"stall_verify_s", m.verify_s},
                         {"disk_busy_s", m.disk_s},
                         {"bytes_in_flight", m.bytes_in_flight},
-                        {"sustained_bytes_per_s", static_cast<double>(m.bytes) / (m.total_s - m.fill_s)},
-                        {"read_p50_ms", m.p50_ms},
-                        {"read_p99_ms", m.p99_ms},
-                        {"read_max_ms", m.max_ms},
+                        {"slots", {{"free", m.slots.free}, {"filling", m.slots.filling}, {"ready", m.slots.ready}, {"in_use", m.slots.in_use}}},
+                        {"sustained_bytes_per_s", m.sustained()},
+                        {"sustained_of_solo", m.of_solo()},
+                        {"read_p50_ms", m.read_s.p50 * 1e3},
+                        {"read_p99_ms", m.read_s.p99 * 1e3},
+                        {"read_max_ms", m.read_s.max * 1e3},
+                        {"layer_p50_ms", m.layer_s.p50 * 1e3},
+                        {"layer_p99_ms", m.layer_s.p99 * 1e3},
+                        {"layer_max_ms", m.layer_s.max * 1e3},
+                        {"context_switches", m.context_switches},
                         {"cpu_s", m.cpu_s},
                         {"others_cpu_s", m.others_cpu_s},
                         {"short_transfers", m.short_transfers},
@@ -107,6 +136,10 @@ class OverlapResults {
     std::vector<double> out;
     for (const Measured& m : all) out.push_back(fn(m));
     return out;
+  }
+  static std::string milliseconds(const std::vector<Measured>& all, Percentiles Measured::*which) {
+    const auto of = [&](double Percentiles::*p) { return 1e3 * median(values(all, [&](const Measured& m) { return (m.*which).*p; })); };
+    return fmt::format("{:.1f}/{:.1f}/{:.1f}", of(&Percentiles::p50), of(&Percentiles::p99), of(&Percentiles::max));
   }
   // of what could be hidden beside sync; nullopt where sync was not measured
   std::optional<double> hidden(const Key& key, const std::vector<Measured>& all) const {

@@ -20,6 +20,13 @@ inline double cpu_seconds() {
   return s(u.ru_utime) + s(u.ru_stime);
 }
 
+// of all threads, given up or taken away
+inline uint64_t context_switches() {
+  rusage u{};
+  ::getrusage(RUSAGE_SELF, &u);
+  return static_cast<uint64_t>(u.ru_nvcsw) + static_cast<uint64_t>(u.ru_nivcsw);
+}
+
 // CPU time of all processes of the machine, this one included; 0 where the system does not say. What is beyond our own competes.
 inline double machine_cpu_seconds() {
   std::ifstream stat("/proc/stat");

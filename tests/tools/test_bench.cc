@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // flexgen-bench from outside: its numbers exist and agree with each other. None is compared with a time.
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -18,9 +22,9 @@ using Json = nlohmann::json;
 
 namespace {
 
-RunResult bench(std::vector<std::string> arguments) {
+RunResult bench(std::vector<std::string> arguments, const testing::RunOptions& options = {}) {
   arguments.insert(arguments.begin(), FLEXGEN_BENCH_PROGRAM);
-  return testing::run(arguments);
+  return testing::run(arguments, options);
 }
 
 }  // namespace
@@ -45,12 +49,31 @@ TEST_CASE("bench overlap: every scheme, with times that agree", "[tools]") {
       CHECK(run.at("stall_disk_s").get<double>() <= total * 1.001);
       CHECK(run.at("disk_busy_s").get<double>() > 0);
       CHECK(run.at("read_p50_ms").get<double>() <= run.at("read_max_ms").get<double>());
+      CHECK(run.at("first_layer_s").get<double>() >= run.at("fill_s").get<double>());
+      CHECK(run.at("layer_p50_ms").get<double>() <= run.at("layer_p99_ms").get<double>());
+      CHECK(run.at("layer_max_ms").get<double>() <= total * 1e3);
+      CHECK(run.at("predicted_s").get<double>() == Approx(std::max(io, compute)));
+      CHECK(run.at("sustained_of_solo").get<double>() > 0);
+      CHECK(run.at("context_switches").get<double>() >= 0);
+      const Json& slots = run.at("slots");
+      double sum = 0;
+      for (const char* state : {"free", "filling", "ready", "in_use"}) {
+        CHECK(slots.at(state).get<double>() > -0.02);
+        CHECK(slots.at(state).get<double>() < 1);
+        sum += slots.at(state).get<double>();
+      }
+      CHECK(sum == Approx(1));
       CHECK(run.at("retries") == 0);
     }
+  CHECK(j.at("fallbacks").is_array());
+  CHECK(j.at("pinned_bytes") == 0);  // no GPU asks for it
+  CHECK(j.at("numa").at("nodes") >= 1);
+  CHECK(j.at("numa").contains("match"));
   const RunResult table =
       bench({"overlap", "--size", "4MiB", "--dir", dir.path(), "--repeats", "1", "--ratios", "1", "--schemes", "threads", "--compute", "cores"});
   CHECK(table.exit == 0);
-  CHECK_THAT(table.out, Catch::Contains("cores") && Catch::Contains("threads") && Catch::Contains("CPU s/GB"));
+  CHECK_THAT(table.out, Catch::Contains("cores") && Catch::Contains("threads") && Catch::Contains("CPU s/GB") && Catch::Contains("in use") &&
+                             Catch::Contains("switches/GB") && Catch::Contains("NUMA nodes: "));
   const auto refused = [](const std::vector<std::string>& arguments, const std::string& message) {
     const RunResult bad = bench(arguments);
     CHECK(bad.exit == 2);
@@ -61,6 +84,7 @@ TEST_CASE("bench overlap: every scheme, with times that agree", "[tools]") {
   refused({"overlap", "--ratios", "0"}, "--ratios: found 0, allowed numbers above 0 to 100");
   refused({"overlap", "--verify", "maybe"}, "--verify: found 'maybe', allowed off, first, always");
   refused({"overlap", "--repeats", "0"}, "--repeats: found 0, allowed 1 to 1000");
+  refused({"overlap", "--threads", "0"}, "--threads: found 0, allowed a whole number from 1 to 1024");
 }
 
 TEST_CASE("bench end-to-end: times, bytes, placement and roofs that agree", "[tools]") {
@@ -113,8 +137,38 @@ TEST_CASE("bench end-to-end: times, bytes, placement and roofs that agree", "[to
     CHECK_THAT(bad.err, Catch::Contains(message));
   };
   refused({"end-to-end", "--model", model, "--prompts", "0"}, 2, "--prompts: found 0, allowed a whole number from 1 to 1048576");
+  refused({"end-to-end", "--model", model, "--roof-seconds", "-1"}, 2, "--roof-seconds: found -1, allowed 0.01 to 3600");
+  refused({"io", "--seconds", "nan"}, 2, "--seconds: found nan, allowed 0.01 to 3600");
   refused({"end-to-end", "--model", model, "--prompt-len", "100000"}, 2, "positions are needed, allowed the model's");
   refused({"end-to-end", "--model", dir / "none"}, 4, "none: cannot be opened");
+}
+
+TEST_CASE("bench has the program's exit codes, and what nobody could read is not done", "[tools]") {
+  for (const std::vector<std::string>& words : {std::vector<std::string>{}, {"fly"}, {"end-to-end"}, {"io", "--depths", "many"}, {"--wings"}}) {
+    const RunResult r = bench(words);
+    CHECK(r.exit == 2);
+    CHECK_THAT(r.err, Catch::StartsWith("error[E-usage]: ") && Catch::Contains("flexgen-bench COMMAND --help"));
+  }
+  CHECK_THAT(bench({"--version"}).out, Catch::StartsWith("flexgen-bench "));
+  for (const char* command : {"io", "overlap", "end-to-end"}) CHECK_THAT(bench({command, "--help"}).out, Catch::Contains("Exit codes:"));
+  testing::RunOptions full;
+  full.before = [] { ::dup2(::open("/dev/full", O_WRONLY), STDOUT_FILENO); };
+  const std::string model = testing::fixture_model("golden/prenorm-f16-bin");
+  const RunResult r = bench({"end-to-end", "--model", model, "--prompt-len", "4", "--gen-len", "2", "--roof-seconds", "0.05", "--json"}, full);
+  CHECK(r.exit == 5);
+  CHECK_THAT(r.err, Catch::StartsWith("error[E-space]: standard output: cannot be written"));
+}
+
+TEST_CASE("bench overlap that is interrupted leaves no model behind", "[tools]") {
+  for (const int after_ms : {5, 30, 400}) {
+    const TempDir dir;
+    testing::RunOptions run;
+    run.signal = SIGINT, run.signal_after_ms = after_ms;
+    const RunResult r = bench({"overlap", "--size", "64MiB", "--dir", dir.path(), "--repeats", "200"}, run);
+    INFO(after_ms << ' ' << r.err);
+    CHECK(r.exit == 130);
+    CHECK(std::filesystem::is_empty(dir.path()));
+  }
 }
 
 #endif
