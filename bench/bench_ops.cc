@@ -69,7 +69,7 @@ class OpsBench {
   int run() {
     for (DType dtype : {DType::f32, DType::f16, DType::bf16})
       for (auto [n, k] : {std::pair<int64_t, int64_t>{16384, 4096}, {4096, 16384}})
-        for (int64_t t : {1, 4, 16, 64, 256}) bench_linear(dtype, slow_ ? n / 8 : n, slow_ ? k / 8 : k, t);
+        for (int64_t t : {1, 4, 16, 48, 64, 128, 512}) bench_linear(dtype, slow_ ? n / 8 : n, slow_ ? k / 8 : k, t);
     for (DType dtype : {DType::f32, DType::f16}) bench_decode(dtype);
     for (DType dtype : {DType::f32, DType::f16}) bench_prefill(dtype);
     bench_layer_norm();

@@ -49,38 +49,56 @@ void for_rows(ThreadPool& pool, int64_t rows, int64_t row_bytes, Fn&& fn) {
   });
 }
 
+int64_t packed_width(int64_t k) { return pieces(k, kLanes) * kLanes; }
+
+// x for linear_tile, chunk after chunk of `tokens` tokens. Each thread keeps the last one and finds it again by its x_id.
+const float* packed_tokens(const Kernels& kernels, const LinearArgs& a, int64_t tokens, Queue queue) {
+  struct Kept {
+    const Kernels* kernels = nullptr;
+    uint64_t x_id = 0;
+    int64_t n_tok = 0, k = 0;
+    const float* packed = nullptr;
+  };
+  thread_local Kept kept;
+  const int64_t n_tok = a.x.rows, k = a.x.cols, width = packed_width(k), blocks = pieces(k, kBlockK);
+  if (a.x_id != 0 && a.x_id == kept.x_id && kept.kernels == &kernels && kept.n_tok == n_tok && kept.k == k) return kept.packed;
+  kept = {};
+  float* const packed = reinterpret_cast<float*>(scratch<Scratch::packed_x>(static_cast<size_t>(n_tok * width) * sizeof(float)));
+  for_rows(*queue.pool, pieces(n_tok, tokens) * blocks, tokens * kBlockK * 4, [&](int64_t i) {
+    const int64_t tok = i / blocks * tokens, n = std::min(tokens, n_tok - tok), at = i % blocks * kBlockK;
+    kernels.pack_tokens(a.x.row(tok) + at, a.x.stride, n, std::min(kBlockK, k - at), packed + tok * width + at * n);
+  });
+  kept = {&kernels, a.x_id, n_tok, k, packed};
+  return packed;
+}
+
 }  // namespace
 
 void linear(const Kernels& kernels, const LinearArgs& a, Queue queue) {
   const int64_t n_tok = a.x.rows, k = a.w.cols;
   if (n_tok == 0 || a.w.blocks.empty()) return;
   const bool few = n_tok <= kFewTokens;
-  const float* x = a.x.data;
-  if (!few) {
-    float* const packed =
-        reinterpret_cast<float*>(scratch<Scratch::packed_x>(static_cast<size_t>(pieces(k, kBlockK) * n_tok * kBlockK) * sizeof(float)));
-    for_rows(*queue.pool, n_tok, k * 4, [&](int64_t t) { kernels.pack_row(a.x.row(t), k, packed + t * kBlockK, n_tok * kBlockK); });
-    x = packed;
-  }
+  const int64_t chunks = few ? 1 : pieces(n_tok, kTileTokens), tokens = pieces(n_tok, chunks);  // a task's
+  const float* const x = few ? a.x.data : packed_tokens(kernels, a, tokens, queue);
   // fewer rows a task where that gives every thread several tasks
   int64_t n_rows = 0;
   for (const RowBlock& b : a.w.blocks) n_rows += b.rows;
-  const int64_t chunks = few ? 1 : pieces(n_tok, kTileTokens), tokens = pieces(n_tok, chunks);
   int64_t rows = kTileRows;
-  while (rows > kLanes && pieces(n_rows, rows) * chunks < 4 * queue.pool->size()) rows /= 2;
+  while (rows > kPanelRows && pieces(n_rows, rows) * chunks < 4 * queue.pool->size()) rows /= 2;
 
   thread_local TaskList kept;
   TaskList& tasks = kept;
   tasks.clear();
-  for (const RowBlock& b : a.w.blocks) tasks.add(pieces(b.rows, rows) * chunks);
-  queue.pool->parallel_for(tasks.size(), [&](int64_t task, int) {
-    const auto [item, index] = tasks.find(task);
+  for (const RowBlock& b : a.w.blocks) tasks.add(pieces(b.rows, rows));
+  // all rows for a chunk of tokens, whose x stays in L2 from task to task, then for the next
+  queue.pool->parallel_for(tasks.size() * chunks, [&](int64_t task, int) {
+    const auto [item, index] = tasks.find(task % tasks.size());
     const RowBlock& block = a.w.blocks[item];
-    const int64_t row = index / chunks * rows, tok = index % chunks * tokens, n = block.first_row + row;
+    const int64_t row = index * rows, tok = task / tasks.size() * tokens, n = block.first_row + row;
     LinearTask t;
     t.n_tok = std::min(tokens, n_tok - tok);
-    t.x = few ? x : x + tok * kBlockK;
-    t.x_stride = few ? a.x.stride : n_tok * kBlockK;
+    t.x = x + tok * (few ? a.x.stride : packed_width(k));
+    t.x_stride = a.x.stride;
     t.w = block.data + row * k * static_cast<int64_t>(size_of(a.w.dtype));
     t.dtype = a.w.dtype;
     t.n_rows = std::min(rows, block.rows - row);

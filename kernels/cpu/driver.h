@@ -2,7 +2,7 @@
 // Operations on the CPU: cut into tasks of one instruction set's kernels and run on the pool. Which thread runs a task, and how an
 // operation is cut, never changes a bit of its result.
 //
-// Scratch is per thread and kept for the thread's life, so that nothing is allocated in a steady state: at most 0.7 MiB a thread (more
+// Scratch is per thread and kept for the thread's life, so that nothing is allocated in a steady state: at most 0.6 MiB a thread (more
 // only for head sizes above 1024), and for the thread that calls linear one copy of x, T * K floats.
 #pragma once
 

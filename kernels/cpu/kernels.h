@@ -13,22 +13,19 @@ namespace flexgen::cpu {
 
 inline constexpr int64_t kLanes = 16;  // partial sums of a dot product
 
-// K block of linear: the packed x of n tokens is [ceil(K / kBlockK)][n][kBlockK], zeros behind K.
-// Chosen with one thread of an AVX-512 CPU with 48 KiB of L1 and 2 MiB of L2, f16 weights from memory, 64 tokens, as shares of the
-// FMA peak measured in the same run (the tile alone, from L1, reaches 0.9):
-//   kBlockK 256: 0.53-0.59, 384: 0.52-0.65, 512: 0.57-0.65, 1024: 0.55. Smaller blocks load and store the sums too often, larger
-//     ones leave L1. With x pinned to L1 512 gives 0.83: what is missing is the way of x from L2.
-//   kTileRows 64: 0.56-0.60, 128: 0.58-0.62: a K block of x comes from L3 half as often.
-inline constexpr int64_t kBlockK = 512;
-inline constexpr int64_t kSubRows = 16;      // weight rows of a panel: one K block of them in f32 lies in L1 for all tokens
-inline constexpr int64_t kTileRows = 128;    // most weight rows of a linear task
-inline constexpr int64_t kTileTokens = 96;   // most tokens of a linear task: their partial sums, 768 KiB, and x's K block lie in L2
+// linear for more than a few tokens. Packed x of n tokens is [ceil(K / kBlockK)] K blocks, each of its whole vectors of all tokens.
+inline constexpr int64_t kBlockK = 384;
+inline constexpr int64_t kPanelRows = 12;    // weight rows of a panel: one K block of them in f32 and a tile's tokens lie in L1
+inline constexpr int64_t kGroupRows = 48;    // rows whose sums are finished together: whole panels, whole vectors
+inline constexpr int64_t kTileRows = 96;     // most weight rows of a linear task
+inline constexpr int64_t kTileTokens = 64;   // most tokens of a linear task: their partial sums, 384 KiB, and a pass of x lie in L2
+inline constexpr int64_t kPassFloats = 288 * 1024;  // elements of x over which panels pass: they stay in L2
 inline constexpr int64_t kFewTokens = 6;     // up to here linear_few: weights straight from memory into the registers
 
 // Rows of W times tokens
 struct LinearTask {
-  const float* x = nullptr;     // linear_few: [n_tok, K]; linear_tile: packed, of the first token
-  int64_t x_stride = 0;         // floats; linear_few: between tokens; linear_tile: between K blocks
+  const float* x = nullptr;     // linear_few: [n_tok, K]; linear_tile: packed
+  int64_t x_stride = 0;         // floats between tokens; linear_few
   int64_t n_tok = 0;
   const std::byte* w = nullptr; // [n_rows, K]
   DType dtype = DType::f32;
@@ -42,7 +39,7 @@ struct LinearTask {
   std::byte* scratch = nullptr; // 64-byte aligned; linear_tile: linear_scratch bytes
 };
 constexpr size_t linear_scratch(int64_t n_tok) {
-  return static_cast<size_t>(kSubRows * kBlockK + kTileRows * n_tok * kLanes) * sizeof(float);
+  return static_cast<size_t>(kPanelRows * kBlockK + kTileRows * n_tok * kLanes) * sizeof(float);
 }
 
 // The query heads of one KV head for tokens [first_tok, first_tok + n_tok) of one span
@@ -89,7 +86,7 @@ struct MergeTask {
 };
 
 struct Kernels {
-  void (*pack_row)(const float* x, int64_t k, float* packed, int64_t block_stride);  // one token
+  void (*pack_tokens)(const float* x, int64_t x_stride, int64_t n_tok, int64_t n_k, float* packed);  // one K block
   void (*linear_tile)(const LinearTask&);
   void (*linear_few)(const LinearTask&);                                             // n_tok <= kFewTokens
   void (*layer_norm_row)(const float* x, const float* gamma, const float* beta, float* y, int64_t n, float eps);

@@ -108,160 +108,242 @@ void linear_few(const LinearTask& a) {
   }
 }
 
-// ---- more tokens: K blocks of weights, converted once, times packed tokens ----
+// ---- more tokens: panels of weights, converted once, times packed tokens ----
 
+// n tokens in tiles of kTileT and kTileT - 1: no tile is so small that its few chains of additions wait for each other
 template <class V>
-void pack_row(const float* x, int64_t k, float* packed, int64_t block_stride) {
-  for (int64_t k0 = 0; k0 < k; k0 += kBlockK, packed += block_stride) {
-    const int64_t n = k - k0 < kBlockK ? k - k0 : kBlockK;
-    for (int64_t i = 0; i < n; i += kLanes) (n - i < kLanes ? V::load(x + k0 + i, n - i) : V::load(x + k0 + i)).store(packed + i);
+struct TokenTiles {
+  static_assert(kFewTokens + 1 >= (V::kTileT - 1) * (V::kTileT - 2), "n tokens, more than kFewTokens, are a sum of such tiles");
+  explicit TokenTiles(int64_t n) : count((n + V::kTileT - 1) / V::kTileT), least(n / count), larger(n % count) {}
+  int64_t size(int64_t i) const { return i < larger ? least + 1 : least; }
+  int64_t count, least, larger;  // the first `larger` tiles have one more than `least`
+};
+
+// One K block of n_tok tokens to [tile][step][token of the tile][kLanes], zeros behind n_k: what a tile reads is one stream
+template <class V>
+void pack_tokens(const float* x, int64_t x_stride, int64_t n_tok, int64_t n_k, float* packed) {
+  const TokenTiles<V> tiles(n_tok);
+  for (int64_t i = 0; i < tiles.count; ++i) {
+    const int64_t n = tiles.size(i);
+    for (int64_t k = 0; k < n_k; k += kLanes)
+      for (int64_t t = 0; t < n; ++t, packed += kLanes) {
+        const float* const from = x + t * x_stride + k;
+        (n_k - k < kLanes ? V::load(from, n_k - k) : V::load(from)).store(packed);
+      }
+    x += n * x_stride;
   }
 }
 
-// Rows of W that come from memory while a tile is computed: `step` bytes of each per step
-struct Ahead {
-  const std::byte* first;
-  const std::byte* second;
-  int64_t step;
+// The weights of R rows for a tile: from a panel, [step][R][kLanes] in f32 ...
+template <class V, int R>
+struct PanelRows {
+  const float* panel;
+  typename V::Reg load(int r, int part) const { return V::Reg::load(panel + r * kLanes + part); }
+  void step() { panel += R * kLanes; }
+};
+// ... or as they lie in memory; the panel is written on the way
+template <class V, class Element, int R>
+struct StoredRows {
+  const std::byte* w;
+  int64_t row_bytes;
+  float* panel;
+  typename V::Reg load(int r, int) const {
+    const V row = V::load(Element{}, w + r * row_bytes);
+    row.store(panel + r * kLanes);
+    return row;
+  }
+  void step() { w += kLanes * static_cast<int64_t>(sizeof(Element)), panel += R * kLanes; }
 };
 
-// `steps` x 16 further elements for R rows and T tokens; w and x are [.][kBlockK], sums[t * kSubRows + r]
-template <class V, int R, int T, bool kAhead>
-void dot_tile(const float* w, const float* x, int64_t steps, bool first, V* sums, [[maybe_unused]] Ahead ahead) {
+// What is asked for while a tile is computed, per step: two lines of the next tile's tokens into L1; into L2 `far_step` bytes of one
+// or two stretches of what comes later, rows of weights from memory or x of the next pass
+struct Ahead {
+  const float* x;
+  int64_t x_step;         // floats
+  const std::byte* far[2];
+  int64_t far_step;
+};
+
+// `steps` x 16 further elements for R rows and T tokens; x is [step][T][kLanes], sums[t * kGroupRows + r]
+template <class V, int R, int T, int kFar, class Weights>
+void dot_tile(Weights weights, const float* x, int64_t steps, bool first, V* sums, Ahead ahead) {
   using Reg = typename V::Reg;
   for (int part = 0; part < kLanes; part += V::kRegLanes) {
     float* const out = reinterpret_cast<float*>(sums) + part;
+    Weights w = weights;
+    const float* xp = x + part;
     Reg acc[R][T];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) acc[r][t] = first ? Reg::zero() : Reg::load(out + (t * kSubRows + r) * kLanes);
-    const float* wp = w + part;
-    const float* xp = x + part;
-    for (int64_t s = 0; s < steps; ++s, wp += kLanes, xp += kLanes) {
-      if (kAhead && part == 0) {
-        __builtin_prefetch(ahead.first + s * ahead.step, 0, 2);
-        __builtin_prefetch(ahead.second + s * ahead.step, 0, 2);
+      for (int t = 0; t < T; ++t) acc[r][t] = first ? Reg::zero() : Reg::load(out + (t * kGroupRows + r) * kLanes);
+    for (int64_t s = 0; s < steps; ++s, w.step(), xp += T * kLanes) {
+      if (part == 0) {
+        __builtin_prefetch(ahead.x, 0, 3);
+        __builtin_prefetch(ahead.x + kLanes, 0, 3);
+        ahead.x += ahead.x_step;
+        if constexpr (kFar > 0) __builtin_prefetch(ahead.far[0] + s * ahead.far_step, 0, 2);
+        if constexpr (kFar > 1) __builtin_prefetch(ahead.far[1] + s * ahead.far_step, 0, 2);
       }
-      if constexpr (R <= T) {
-        Reg ws[R];
+      Reg xs[T];
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) ws[r] = Reg::load(wp + r * kBlockK);
+      for (int t = 0; t < T; ++t) xs[t] = Reg::load(xp + t * kLanes);
 #pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) {
-          const Reg xt = Reg::load(xp + t * kBlockK);
+      for (int r = 0; r < R; ++r) {
+        const Reg wr = w.load(r, part);
 #pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) acc[r][t] = fma(ws[r], xt, acc[r][t]);
-        }
-      } else {
-        Reg xs[T];
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) xs[t] = Reg::load(xp + t * kBlockK);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-          const Reg wr = Reg::load(wp + r * kBlockK);
-#pragma GCC unroll 8
-          for (int t = 0; t < T; ++t) acc[r][t] = fma(wr, xs[t], acc[r][t]);
-        }
+        for (int t = 0; t < T; ++t) acc[r][t] = fma(wr, xs[t], acc[r][t]);
       }
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) acc[r][t].store(out + (t * kSubRows + r) * kLanes);
+      for (int t = 0; t < T; ++t) acc[r][t].store(out + (t * kGroupRows + r) * kLanes);
   }
 }
 
-// One K block: a panel of kSubRows rows times n_tok tokens; x of the first, sums[t * kSubRows + r]. `next` are the rows of the next
-// panel, row_bytes apart, n_next of them.
-struct PanelTask {
-  const float* panel;
-  int64_t n_rows;  // a multiple of the tile's
-  const float* x;
-  int64_t n_tok, steps;
-  bool first;
-  const std::byte* next;
-  int64_t n_next, row_bytes, step_bytes;
+// R rows of n_k elements, row_bytes apart, to [step][R][kLanes] in f32; zeros behind n_k, zero rows behind the first n
+template <class V, class Element, int R>
+void convert_rows(const std::byte* w, int64_t row_bytes, int64_t n, int64_t n_k, float* panel) {
+  for (int64_t k = 0; k < n_k; k += kLanes, w += kLanes * static_cast<int64_t>(sizeof(Element)))
+    for (int64_t r = 0; r < R; ++r, panel += kLanes) {
+      const std::byte* const from = w + r * row_bytes;
+      (r >= n ? V::zero() : n_k - k < kLanes ? V::load(Element{}, from, n_k - k) : V::load(Element{}, from)).store(panel);
+    }
+}
+
+// x that a later pass will take from L2, asked for a tile at a time
+struct Later {
+  const float* at = nullptr;
+  const float* end = nullptr;
 };
 
-template <class V, int T>
-void dot_tiles(const PanelTask& a, V* sums, int64_t t) {
+// One K block of a panel of rows times all tokens
+struct PanelTask {
+  const std::byte* w;     // the first row, at the K block
+  int64_t row_bytes;
+  int64_t n_rows, n_k;    // at most kPanelRows, kBlockK
+  const float* x;         // packed, of the K block
+  int64_t n_tok;
+  bool first;             // sums start at zero
+  const std::byte* next;  // w of the panel that follows, and its rows; 0: none does
+  int64_t n_next;
+  Later* later;
+};
+
+// One tile of R rows, with what it asks for besides its tokens
+template <class V, int R, int T, class Weights>
+void dot_tile_ahead(Weights w, const float* x, int64_t steps, bool first, V* sums, int n_far, const Ahead& ahead) {
+  if (n_far == 2)
+    dot_tile<V, R, T, 2>(w, x, steps, first, sums, ahead);
+  else if (n_far == 1)
+    dot_tile<V, R, T, 1>(w, x, steps, first, sums, ahead);
+  else
+    dot_tile<V, R, T, 0>(w, x, steps, first, sums, ahead);
+}
+
+// all rows for T tokens, the i-th tile; the first one makes the panel
+template <class V, class Element, int T>
+void dot_rows(const PanelTask& a, float* panel, const float* x, int64_t i, int64_t n_tiles, V* sums) {
   constexpr int kR = V::kTileR;
-  // Per tile of rows, the first 4 tiles of tokens ask for one row of the next panel each, or the first 2 for two; the others for none:
-  // asking again for what is there costs a tenth of the speed.
-  const int64_t tile = t / V::kTileT, each = a.n_tok >= kR * V::kTileT ? 1 : 2;
-  for (int64_t r = 0; r < a.n_rows; r += kR) {
-    const int64_t row = r + tile * each, last = a.n_next - 1;
-    if (tile * each < kR && row <= last) {
-      const std::byte* const ahead = a.next + row * a.row_bytes;
-      dot_tile<V, kR, T, true>(a.panel + r * kBlockK, a.x + t * kBlockK, a.steps, a.first, sums + t * kSubRows + r,
-                               {ahead, each == 2 && row < last ? ahead + a.row_bytes : ahead, a.step_bytes});
-    } else {
-      dot_tile<V, kR, T, false>(a.panel + r * kBlockK, a.x + t * kBlockK, a.steps, a.first, sums + t * kSubRows + r, {});
+  constexpr int64_t kXStep = T * kLanes / (kPanelRows / kR);  // floats: the tiles of rows share the next tile of tokens
+  constexpr int64_t kLine = 64;
+  const int64_t steps = (a.n_k + kLanes - 1) / kLanes, row_tiles = (a.n_rows + kR - 1) / kR;
+  // Each tile asks for one row of the next panel until all are asked for, or two where there are few tiles; the others for later x.
+  // Asking again for what is there costs.
+  const int64_t each = n_tiles * row_tiles >= a.n_next ? 1 : 2;
+  for (int64_t tile = 0; tile < row_tiles; ++tile) {
+    float* const rows = panel + tile * kR * steps * kLanes;
+    V* const out = sums + tile * kR;
+    Ahead ahead = {x + T * steps * kLanes + tile * kXStep * steps, kXStep, {}, kLanes * static_cast<int64_t>(sizeof(Element))};
+    int n_far = 0;
+    if (const int64_t next = (i * row_tiles + tile) * each; next < a.n_next) {
+      n_far = each == 2 && next + 1 < a.n_next ? 2 : 1;
+      ahead.far[0] = a.next + next * a.row_bytes;
+      ahead.far[1] = ahead.far[0] + a.row_bytes;
+    } else if (a.later->at < a.later->end) {
+      n_far = 1;
+      ahead.far[0] = reinterpret_cast<const std::byte*>(a.later->at);
+      ahead.far_step = kLine;
+      a.later->at += steps * (kLine / static_cast<int64_t>(sizeof(float)));
     }
+    if (i == 0) {
+      const int64_t n = a.n_rows - tile * kR;
+      const std::byte* const w = a.w + tile * kR * a.row_bytes;
+      if constexpr (V::kRegLanes == kLanes) {
+        if (n >= kR && a.n_k % kLanes == 0) {
+          dot_tile_ahead<V, kR, T>(StoredRows<V, Element, kR>{w, a.row_bytes, rows}, x, steps, a.first, out, n_far, ahead);
+          continue;
+        }
+      }
+      convert_rows<V, Element, kR>(w, a.row_bytes, n, a.n_k, rows);
+    }
+    dot_tile_ahead<V, kR, T>(PanelRows<V, kR>{rows}, x, steps, a.first, out, n_far, ahead);
   }
 }
 
-// the last tokens, which fill no tile
-template <class V, int T>
-void last_tiles(const PanelTask& a, V* sums, int64_t t) {
-  if (a.n_tok - t == T) return dot_tiles<V, T>(a, sums, t);
-  if constexpr (T > 1) last_tiles<V, T - 1>(a, sums, t);
-}
-
-// n rows of n_k elements, row_bytes apart, to [kSubRows][kBlockK] in f32; whole vectors, zeros behind n_k; zero rows behind n
 template <class V, class Element>
-void convert_panel(const std::byte* w, int64_t row_bytes, int64_t n, int64_t n_k, float* panel) {
-  constexpr int64_t kSize = sizeof(Element);
-  for (int64_t r = 0; r < kSubRows; ++r, w += row_bytes, panel += kBlockK) {
-    int64_t i = 0;
-    if (r < n) {
-      for (; i + kLanes <= n_k; i += kLanes) V::load(Element{}, w + i * kSize).store(panel + i);
-      if (i < n_k) V::load(Element{}, w + i * kSize, n_k - i).store(panel + i);
-    } else {
-      for (; i < n_k; i += kLanes) V::zero().store(panel + i);
-    }
+void dot_panel(const PanelTask& a, float* panel, V* sums) {
+  const TokenTiles<V> tiles(a.n_tok);
+  const int64_t padded = (a.n_k + kLanes - 1) / kLanes * kLanes;
+  const float* x = a.x;
+  for (int64_t i = 0; i < tiles.count; ++i) {
+    const int64_t n = tiles.size(i);
+    if (V::kTileT == 1 || n == V::kTileT)
+      dot_rows<V, Element, V::kTileT>(a, panel, x, i, tiles.count, sums);
+    else
+      dot_rows<V, Element, V::kTileT - (V::kTileT > 1)>(a, panel, x, i, tiles.count, sums);
+    x += n * padded;
+    sums += n * kGroupRows;
   }
 }
 
+// K in passes, whose x stays in L2 while panel after panel goes over it; a panel goes through a pass K block by K block
 template <class V, class Element>
 void linear_tile_of(const LinearTask& a) {
   constexpr int64_t kSize = sizeof(Element);
-  static_assert(kSubRows % V::kTileR == 0 && kSubRows % kLanes == 0 && kTileRows % kSubRows == 0);
+  static_assert(kPanelRows % V::kTileR == 0 && kGroupRows % kPanelRows == 0 && kGroupRows % kLanes == 0 && kTileRows % kGroupRows == 0);
   float* const panel = reinterpret_cast<float*>(a.scratch);
-  V* const sums = reinterpret_cast<V*>(panel + kSubRows * kBlockK);  // [n_rows / kSubRows][n_tok][kSubRows]
-  const int64_t n_blocks = a.k == 0 ? 1 : (a.k + kBlockK - 1) / kBlockK;
-  const int64_t row_bytes = a.k * kSize;
-  for (int64_t b = 0; b < n_blocks; ++b) {
-    const int64_t n_k = a.k - b * kBlockK < kBlockK ? a.k - b * kBlockK : kBlockK;
-    for (int64_t r0 = 0; r0 < a.n_rows; r0 += kSubRows) {
-      const int64_t n = a.n_rows - r0 < kSubRows ? a.n_rows - r0 : kSubRows;
-      const std::byte* const w = a.w + r0 * row_bytes + b * kBlockK * kSize;
-      convert_panel<V, Element>(w, row_bytes, n, n_k, panel);
-      PanelTask task;
-      task.panel = panel;
-      task.n_rows = (n + V::kTileR - 1) / V::kTileR * V::kTileR;
-      task.x = a.x + b * a.x_stride;
-      task.n_tok = a.n_tok;
-      task.steps = (n_k + kLanes - 1) / kLanes;
-      task.first = b == 0;
-      // the next panel: the rows below, or the next K block of the first rows
-      const bool below = r0 + kSubRows < a.n_rows;
-      task.next = below ? w + kSubRows * row_bytes : b + 1 < n_blocks ? a.w + (b + 1) * kBlockK * kSize : w;
-      task.n_next = below ? (a.n_rows - r0 - kSubRows < kSubRows ? a.n_rows - r0 - kSubRows : kSubRows) : n;
-      task.row_bytes = row_bytes;
-      task.step_bytes = kLanes * kSize;
-      V* const out = sums + r0 * a.n_tok;
-      int64_t t = 0;
-      for (; t + V::kTileT <= a.n_tok; t += V::kTileT) dot_tiles<V, V::kTileT>(task, out, t);
-      if (t < a.n_tok) last_tiles<V, V::kTileT - 1 + (V::kTileT == 1)>(task, out, t);
+  V* const sums = reinterpret_cast<V*>(panel + kPanelRows * kBlockK);  // [group][n_tok][kGroupRows]; one group where K is one pass
+  const int64_t row_bytes = a.k * kSize, block_x = kBlockK * a.n_tok, blocks = a.k == 0 ? 1 : (a.k + kBlockK - 1) / kBlockK;
+  // K blocks of a pass: all of them, or so many that this pass and the next share L2
+  const int64_t half = kPassFloats / 2 / block_x < 1 ? 1 : kPassFloats / 2 / block_x;
+  const int64_t passes = blocks * block_x <= kPassFloats ? 1 : (blocks + half - 1) / half, pass = (blocks + passes - 1) / passes;
+  for (int64_t b0 = 0; b0 < blocks; b0 += pass) {
+    const int64_t b1 = b0 + pass < blocks ? b0 + pass : blocks;
+    Later later;
+    if (passes > 1) {  // the next pass, or the first one, which the next task begins with
+      const int64_t from = b1 < blocks ? b1 : 0, to = from + pass < blocks ? from + pass : blocks - 1;  // the last block may be short
+      later = {a.x + from * block_x, a.x + to * block_x};
+    }
+    for (int64_t g = 0; g < a.n_rows; g += kGroupRows) {
+      V* const group = sums + (passes == 1 ? 0 : g * a.n_tok);
+      const int64_t end = g + kGroupRows < a.n_rows ? g + kGroupRows : a.n_rows;
+      for (int64_t r = g; r < end; r += kPanelRows)
+        for (int64_t b = b0; b < b1; ++b) {
+          PanelTask task;
+          task.w = a.w + r * row_bytes + b * kBlockK * kSize;
+          task.row_bytes = row_bytes;
+          task.n_rows = end - r < kPanelRows ? end - r : kPanelRows;
+          task.n_k = a.k - b * kBlockK < kBlockK ? a.k - b * kBlockK : kBlockK;
+          task.x = a.x + b * block_x;
+          task.later = &later;
+          task.n_tok = a.n_tok;
+          task.first = b == 0;
+          // on along the rows, down to the rows below, or to the next pass of the first rows
+          const bool along = b + 1 < b1, below = r + kPanelRows < a.n_rows, again = b1 < blocks;
+          const int64_t left = along ? task.n_rows : below ? a.n_rows - r - kPanelRows : again ? a.n_rows : 0;
+          task.next = along ? task.w + kBlockK * kSize : a.w + (below ? (r + kPanelRows) * row_bytes + b0 * kBlockK * kSize : b1 * kBlockK * kSize);
+          task.n_next = left < kPanelRows ? left : kPanelRows;
+          dot_panel<V, Element>(task, panel, group + (r - g));
+        }
+      if (b1 < blocks) continue;
+      for (int64_t t = 0; t < a.n_tok; ++t)
+        for (int64_t r = g; r < end; r += kLanes)
+          finish_dots(V::sums(group + t * kGroupRows + (r - g)), a.bias ? a.bias + r : nullptr, a.y + t * a.y_stride + r,
+                      end - r < kLanes ? end - r : kLanes, a.activation, a.accumulate);
     }
   }
-  for (int64_t r0 = 0; r0 < a.n_rows; r0 += kSubRows)
-    for (int64_t t = 0; t < a.n_tok; ++t)
-      for (int64_t r = r0; r < r0 + kSubRows && r < a.n_rows; r += kLanes)
-        finish_dots(V::sums(sums + r0 * a.n_tok + t * kSubRows + (r - r0)), a.bias ? a.bias + r : nullptr, a.y + t * a.y_stride + r,
-                    a.n_rows - r < kLanes ? a.n_rows - r : kLanes, a.activation, a.accumulate);
 }
 
 template <class V>

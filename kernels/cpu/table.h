@@ -11,7 +11,7 @@ namespace flexgen::cpu {
 
 template <class V>
 constexpr Kernels make_kernels() {
-  return {&pack_row<V>, &linear_tile<V>, &linear_few<V>, &layer_norm_row<V>, &load_row<V>, &store_row<V>, &attention<V>, &merge_parts<V>};
+  return {&pack_tokens<V>, &linear_tile<V>, &linear_few<V>, &layer_norm_row<V>, &load_row<V>, &store_row<V>, &attention<V>, &merge_parts<V>};
 }
 
 }  // namespace flexgen::cpu

@@ -89,8 +89,8 @@ struct V {
   // The registers of linear's tile: all 16 partial sums in one
   using Reg = V;
   static constexpr int kRegLanes = 16;
-  // Rows x tokens of linear's tile: 24 sums + 4 weights + 1 token of 32 registers
-  static constexpr int kTileR = 4, kTileT = 6;
+  // Rows x tokens of linear's tile: 24 sums + 4 tokens + 1 weight of 32 registers
+  static constexpr int kTileR = 6, kTileT = 4;
   static constexpr int few_rows(int n_tok) { return n_tok <= 3 ? 8 : 4; }  // the tile of linear_few
   static constexpr int kScoreTile = 16;                                    // keys at once in attention
   static constexpr int kValueTile = 8;  // vectors of an output row at once: that many chains of additions

@@ -77,8 +77,8 @@ TEST_CASE("linear agrees with the reference and with the contract's bits on ever
   for (DType dtype : kDTypes)
     for (int round = 0; round < 14; ++round) {
       const int64_t ts[] = {1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 18, 31, 64, 70};
-      const int64_t ks[] = {1, 15, 16, 17, 80, 511, 512, 513, 1040, 2 * 512 + 37};
-      const int64_t ns[] = {1, 3, 4, 15, 16, 17, 40, 63, 64, 65, 131};
+      const int64_t ks[] = {1, 15, 16, 17, 80, 383, 384, 385, 1040, 2 * 384 + 37};
+      const int64_t ns[] = {1, 3, 6, 12, 15, 16, 17, 47, 49, 65, 131};
       Problem p(dtype, ts[round], ns[random.below(11)], ks[random.below(10)], random);
       p.activation = static_cast<Activation>(random.below(4));
       p.with_bias = random.below(3) != 0;
@@ -124,6 +124,55 @@ TEST_CASE("linear of many tokens equals linear of each: token chunks change noth
   Problem p(DType::f16, 150, 21, 50, random);
   for (const Backend* b : backends())
     if (b->name != "ref") CHECK(bit_difference(p.run(*b, pool, {p.n}), p.contract()) == "");
+}
+
+TEST_CASE("linear of many inputs goes through them in passes, of many rows in groups", "[ops]") {
+  Random random(7);
+  ThreadPool pool(1);
+  for (DType dtype : {DType::f32, DType::f16}) {
+    Problem p(dtype, 50, 50, 384 * 15 + 21, random);
+    p.accumulate = true;
+    const std::vector<float> contract = p.contract();
+    for (const Backend* b : backends())
+      if (b->name != "ref") CHECK(bit_difference(p.run(*b, pool, {p.n}), contract) == "");
+  }
+}
+
+TEST_CASE("linear takes an x with an id for the one that had this id, and no other", "[ops]") {
+  Random random(8);
+  ThreadPool pool(2);
+  for (const Backend* b : backends()) {
+    if (b->name == "ref") continue;
+    CAPTURE(std::string(b->name));
+    Problem p(DType::f16, 20, 40, 400, random), other(DType::f16, 20, 40, 400, random), longer(DType::f16, 21, 40, 800, random);
+    const auto rows = [&](Problem& of, GuardedMatrix& y, const std::vector<int64_t>& pieces, uint64_t x_id) {
+      LinearArgs a = of.args(y.view(), of.w.cut(pieces));
+      a.x_id = x_id;
+      linear(*b, a, {&pool});
+    };
+    const uint64_t ids = new_x_ids(3);
+    CHECK(new_x_ids() >= ids + 3);
+    for (int round = 0; round < 2; ++round) {
+      // the rows of one x in two calls, with calls for others in between in the second round
+      GuardedMatrix y = p.output(), y_other = other.output(), y_longer = longer.output();
+      rows(p, y, {15, -25}, ids);
+      if (round == 1) {
+        rows(other, y_other, {40}, ids + 1);
+        rows(longer, y_longer, {40}, ids + 2);
+        CHECK(bit_difference(y_other.values(), other.contract()) == "");
+        CHECK(bit_difference(y_longer.values(), longer.contract()) == "");
+      }
+      rows(p, y, {-15, 25}, ids);
+      CHECK(bit_difference(y.values(), p.contract()) == "");
+    }
+    // another content at the same place: under a new id, under none, and under none again
+    for (uint64_t id : {new_x_ids(), uint64_t{0}, uint64_t{0}}) {
+      p.x.view().row(19)[399] += 1;
+      GuardedMatrix y = p.output();
+      rows(p, y, {40}, id);
+      CHECK(bit_difference(y.values(), p.contract()) == "");
+    }
+  }
 }
 
 TEST_CASE("linear touches only the columns that its row blocks cover", "[ops]") {

@@ -2,6 +2,8 @@
 // A backend: one function per operation, chosen once at run time and passed in. The checks run here, in front of every backend.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <string_view>
 
 #include "flexgen/base/thread_pool.h"
@@ -27,6 +29,12 @@ struct Backend {
   void (*attention_partial)(const AttentionPartialArgs&, Queue);
   void (*attention_merge)(const AttentionMergeArgs&, Queue);
 };
+
+// The first of n numbers that no one else has, for LinearArgs::x_id. Whoever writes to an x takes a new one.
+inline uint64_t new_x_ids(uint64_t n = 1) {
+  static std::atomic<uint64_t> next{1};
+  return next.fetch_add(n, std::memory_order_relaxed);
+}
 
 inline void linear(const Backend& b, const LinearArgs& a, Queue q) { check(a); b.linear(a, q); }
 inline void layer_norm(const Backend& b, const LayerNormArgs& a, Queue q) { check(a); b.layer_norm(a, q); }

@@ -37,6 +37,7 @@ struct LinearArgs {
   MatView<float> y;                  // [T, N]; must not overlap x
   Activation activation = Activation::none;
   bool accumulate = false;           // adds to y: the residual
+  uint64_t x_id = 0;                 // of new_x_ids, where further calls have just this x: a backend may keep what it makes of it; 0: none
 };
 
 // y = (x - mean) / sqrt(variance + eps) * gamma + beta, per row; biased variance, two passes

@@ -263,6 +263,7 @@ class Sweep {
   void run_linear(const Operation& op, int64_t layer, std::span<Rows> batches) {
     const size_t blocks = weights_.n_blocks(*op.weight);
     const size_t at_once = std::clamp(weights_.at_once(), size_t{1}, options_.blocks_at_once);
+    const uint64_t x_ids = new_x_ids(batches.size());  // inputs stay as they are until the last row block
     for (size_t first = 0; first < blocks;) {
       const size_t last = std::min(blocks, first + at_once);
       const WeightView w = weights_.acquire(*op.weight, first, last);
@@ -270,7 +271,8 @@ class Sweep {
         for (size_t i = 0; i < batches.size();) {
           const auto [r, n] = joined(batches.subspan(i));
           linear(backend_,
-                 {view(r, op.in, w.cols), w, op.bias ? weights_.vector(*op.bias) : nullptr, view(r, op.out, w.rows), op.activation, op.accumulate},
+                 {view(r, op.in, w.cols), w, op.bias ? weights_.vector(*op.bias) : nullptr, view(r, op.out, w.rows), op.activation, op.accumulate,
+                  x_ids + i},
                  queue_);
           i += n;
         }
