@@ -371,7 +371,8 @@ class MemoryPlanner {
     // pages hides small steps.
     const auto left = [](uint64_t budget, uint64_t used) { return budget > used ? budget - used : 0; };
     const auto step = [](uint64_t budget) { return std::clamp<uint64_t>(budget / 1024, 64_KiB, 2_MiB); };
-    const uint64_t ring = MemoryPlan::piece(plan_.weights.resident_bytes()) + MemoryPlan::piece(plan_.ring_bytes) + MemoryPlan::piece(plan_.rows_bytes);
+    const uint64_t ring =
+        MemoryPlan::piece(plan_.weights.resident_bytes()) + MemoryPlan::piece(plan_.ring_bytes) + MemoryPlan::piece(plan_.rows_bytes);
     const uint64_t host_room = left(plan_.budget_bytes, plan_.memory_bytes() - (plan_.device ? 0 : ring));
     uint64_t room = plan_.device ? left(plan_.device->budget_bytes, plan_.device_bytes() - ring) : host_room;
     uint64_t behind = plan_.device ? host_room : 0;
