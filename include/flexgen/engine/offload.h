@@ -95,7 +95,7 @@ class Offload {
     o.memory = kv_;
     o.pool = &pool_;
     o.trace = trace_;
-    if (backend_) o.device = &backend_->device(), o.stream = *stream_;
+    if (backend_) o.device = &backend_->device(), o.stream = *stream_, o.host_memory = host_kv_;
     if (o.lower_pages() == 0) return o;
     o.io = &io_of_tiers();
     o.spill_fd = kv_fd();
