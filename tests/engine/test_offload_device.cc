@@ -14,6 +14,8 @@
 #include "support/errors.h"
 #include "support/streamed_model.h"
 
+namespace on_device {
+
 using namespace flexgen;
 using testing::DeferredBackend;
 using testing::FakeDevice;
@@ -240,3 +242,5 @@ TEST_CASE("a disk that fails below a card is blamed", "[engine][device]") {
   const Outcome flipped = run({}, "read:flip@30");
   CHECK(flipped.tokens == want);  // it was read again
 }
+
+}  // namespace on_device

@@ -13,8 +13,8 @@ using namespace flexgen;
 
 namespace {
 
-struct Device {
-  explicit Device(const char* faults, size_t bytes = 2_MiB) : content(testing::random_bytes(bytes)) {
+struct MemoryDisk {
+  explicit MemoryDisk(const char* faults, size_t bytes = 2_MiB) : content(testing::random_bytes(bytes)) {
     testing::write_file(dir / "f", content);
     fd = testing::open_direct(dir / "f", O_RDWR);
     backend = std::make_unique<FaultyBackend>(std::make_unique<ThreadBackend>(), parse_fault_spec(faults));
@@ -54,14 +54,14 @@ int bits_that_differ(const void* a, const void* b, size_t n) {
 }  // namespace
 
 TEST_CASE("without faults nothing is changed", "[io]") {
-  Device d("");
+  MemoryDisk d("");
   CHECK(d.backend->name() == "threads");
   CHECK(d.result(d.read(0, 65536, 0)) == 65536);
   CHECK(d.holds_file(0, 65536));
 }
 
 TEST_CASE("the n-th attempt fails, once or from then on, counted by direction", "[io]") {
-  Device d("read:eio@2,write:enospc@1+,read:eagain@4,read:eintr@5");
+  MemoryDisk d("read:eio@2,write:enospc@1+,read:eagain@4,read:eintr@5");
   CHECK(d.result(d.read(0, 4096, 0)) == 4096);
   CHECK(d.result(d.write(0, 4096, 1)) == -ENOSPC);
   CHECK(d.result(d.read(0, 4096, 2)) == -EIO);
@@ -74,7 +74,7 @@ TEST_CASE("the n-th attempt fails, once or from then on, counted by direction", 
 }
 
 TEST_CASE("a short read scribbles over what it did not read; a short write leaves the rest", "[io]") {
-  Device d("short=1");
+  MemoryDisk d("short=1");
   const int64_t n = d.result(d.read(0, 65536, 0));
   REQUIRE((n > 0 && n < 65536));
   CHECK(d.holds_file(0, static_cast<size_t>(n)));
@@ -88,7 +88,7 @@ TEST_CASE("a short read scribbles over what it did not read; a short write leave
 }
 
 TEST_CASE("a flipped bit is one bit, on the way in or on disk", "[io]") {
-  Device d("flip@1,write:flip@1");
+  MemoryDisk d("flip@1,write:flip@1");
   CHECK(d.result(d.read(0, 8192, 0)) == 8192);
   CHECK(bits_that_differ(d.memory.data(), d.content.data(), 8192) == 1);
   CHECK(d.result(d.read(0, 8192, 1)) == 8192);
@@ -99,7 +99,7 @@ TEST_CASE("a flipped bit is one bit, on the way in or on disk", "[io]") {
 }
 
 TEST_CASE("a misdirected read brings what lies elsewhere", "[io]") {
-  Device d("misdirect=1");
+  MemoryDisk d("misdirect=1");
   for (const uint64_t offset : {0, 8192, 1 << 20}) {
     CHECK(d.result(d.read(offset, 4096, offset / 8192 % 60)) == 4096);
     CHECK_FALSE(d.holds_file(offset, 4096));
@@ -108,7 +108,7 @@ TEST_CASE("a misdirected read brings what lies elsewhere", "[io]") {
 }
 
 TEST_CASE("a delay holds one result back, not the others", "[io]") {
-  Device d("delay@1:30ms");
+  MemoryDisk d("delay@1:30ms");
   const int64_t before = monotonic_ns();
   const std::array<IoAttempt, 2> both{d.read(0, 4096, 0), d.read(4096, 4096, 1)};
   d.backend->start(both);
@@ -120,7 +120,7 @@ TEST_CASE("a delay holds one result back, not the others", "[io]") {
 }
 
 TEST_CASE("results come in another order than they were asked for", "[io]") {
-  Device d("reorder=16,seed=3");
+  MemoryDisk d("reorder=16,seed=3");
   std::vector<IoAttempt> attempts;
   for (uint64_t i = 0; i < 50; ++i) attempts.push_back(d.read(i * 4096, 4096, i));
   d.backend->start(attempts);
