@@ -166,7 +166,7 @@ void for_all_schedules(uint64_t seeds, Fn fn) {
 }  // namespace
 
 TEST_CASE("bytes go where they belong and hashes are theirs, whatever runs when", "[io][device_io]") {
-  for_all_schedules(12, [](Lateness lateness, uint64_t seed) {
+  for_all_schedules(6, [](Lateness lateness, uint64_t seed) {
     QueuedEngine threads(std::make_unique<ThreadBackend>());
     DeviceRig rig({.lateness = lateness, .seed = seed, .disk = seed % 3 == 0 ? &threads : nullptr});
     Random random(seed);
@@ -242,7 +242,7 @@ TEST_CASE("bytes go where they belong and hashes are theirs, whatever runs when"
 TEST_CASE("copies come after the kernels that were given before, and kernels that follow a ticket see the bytes", "[io][device_io]") {
   constexpr std::array<size_t, 4> kUsed{0, 5, 9, 17};  // two places on disk, two in extents
   constexpr size_t kRounds = 6;
-  for_all_schedules(15, [&](Lateness lateness, uint64_t seed) {
+  for_all_schedules(6, [&](Lateness lateness, uint64_t seed) {
     DeviceRig rig({.lateness = lateness, .seed = seed});
     std::deque<Bytes> before, after;
     for (size_t round = 0; round < kRounds; ++round) {
