@@ -86,6 +86,8 @@ TEST_CASE("states that come back changed, or not at all, are an error", "[runtim
       store.release(b, true);
     }
     io->drain();
+    for (size_t b = 3; b < sizes.size(); ++b) store.acquire(b, false);  // every frame, so that the first ones have to be read
+    for (size_t b = 3; b < sizes.size(); ++b) store.release(b, false);
   };
   write_all();
   const float other = 2;
