@@ -11,7 +11,7 @@
 #include "bench/gpu/check_kernels.h"
 #include "bench/gpu/session.h"
 #include "flexgen/tensor/half.h"
-#include "kernels/cuda/api/attention.h"
+#include "kernels/cuda/api/choose_attention.h"
 
 namespace flexgen::bench {
 
@@ -75,48 +75,49 @@ class AttentionBatch {
 
 struct AttentionVariant {
   std::string name;
-  bool exact;                 // attention_decode, else attention_prefill
-  cuda::Split split;
-  int32_t rows;               // of an item
-  cuda::PrefillTiles tiles{};
-  int64_t resident = 1;       // blocks that the card runs at once
+  const char* role;             // of a Row
+  cuda::AttentionChoice choice;
 };
 
-// The kernels that can attend the shape, the likeliest first
+// What choose_attention takes for the shape, what it takes in one order, and the other kernels that can attend it
 inline std::vector<AttentionVariant> attention_variants(const Session& s, const BatchShape& shape) {
-  const int64_t group = shape.heads / shape.kv_heads, rows = shape.n_tok * group, sms = s.info().multiprocessors;
-  std::vector<AttentionVariant> exact, tiles;
-  const int32_t decode_rows = cuda::decode_rows(rows);
-  if (rows <= 64) {  // a token at a time reads the cache as often as there are tokens
-    exact.push_back({fmt::format("decode_{}", decode_rows), true, cuda::Split::balanced, decode_rows, {}, sms * cuda::kDecodeBlocks});
-    exact.push_back({fmt::format("decode_{} every block", decode_rows), true, cuda::Split::every_block, decode_rows, {}, sms * cuda::kDecodeBlocks});
-  }
-  const int32_t head = cuda::prefill_head(static_cast<int32_t>(shape.head_dim));
+  const auto group = static_cast<int32_t>(shape.heads / shape.kv_heads), head_dim = static_cast<int32_t>(shape.head_dim);
+  const cuda::AttentionShape attention{DType::f16, head_dim, group, shape.n_tok};
+  const int64_t rows = shape.n_tok * group;
+  const auto name = [](const cuda::AttentionChoice& c) {
+    const cuda::PrefillTilesRow& tile = cuda::kPrefillTiles[static_cast<size_t>(c.tiles)];
+    return c.tensor_cores ? fmt::format("prefill_{}x{}", tile.rows, tile.keys) : fmt::format("decode_{}", c.rows);
+  };
+  const cuda::AttentionChoice chosen = choose_attention(s.card(), attention, cuda::Arithmetic::fast);
+  cuda::AttentionChoice other = choose_attention(s.card(), attention, cuda::Arithmetic::one_order);
+  std::vector<AttentionVariant> all{{name(chosen), "chosen", chosen}, {name(other) + " in one order", "one_order", other}};
+  other.split = cuda::Split::balanced;
+  if (chosen.tensor_cores && rows <= 64) all.push_back({name(other), "variant", other});
+  const int32_t head = cuda::prefill_head(head_dim);
   for (const cuda::PrefillTilesRow& t : cuda::kPrefillTiles) {
     const size_t shared = cuda::prefill_shared_bytes(head, t.rows, t.keys);
     if (head == 0 || shared > s.card().shared_bytes || (t.rows == 128 && head != 64) || (t.rows == 64 && t.keys == 64 && head > 128)) continue;
-    if (t.rows > 16 && rows <= 16) continue;  // mostly empty
-    if (t.rows == 16 && rows > 256) continue;
-    tiles.push_back({fmt::format("prefill_{}x{}", t.rows, t.keys), false, rows > 256 ? cuda::Split::none : cuda::Split::balanced, t.rows, t.tiles,
-                     sms * std::max<int64_t>(1, static_cast<int64_t>(s.card().shared_bytes / shared))});
+    if ((t.rows > 16 && rows <= 16) || (t.rows == 16 && rows > 256) || (chosen.tensor_cores && chosen.tiles == t.tiles)) continue;
+    cuda::AttentionChoice c = chosen;
+    c.tensor_cores = true, c.tiles = t.tiles, c.rows = t.rows, c.split = cuda::Split::balanced;
+    c.resident = s.info().multiprocessors * std::max<int64_t>(1, static_cast<int64_t>(s.card().shared_bytes / shared));
+    all.push_back({name(c), "variant", c});
   }
-  std::vector<AttentionVariant>& first = rows >= 8 ? tiles : exact;
-  std::vector<AttentionVariant>& second = rows >= 8 ? exact : tiles;
-  first.insert(first.end(), second.begin(), second.end());
-  return first;
+  return all;
 }
 
-// The plan of a variant, on the card
+// The plan of a choice, on the card
 class PlannedBatch {
  public:
-  PlannedBatch(Session& s, const AttentionBatch& batch, const AttentionVariant& v) : batch_(batch), variant_(v) {
+  PlannedBatch(Session& s, const AttentionBatch& batch, const cuda::AttentionChoice& choice) : batch_(batch), choice_(choice) {
     const BatchShape& shape = batch.shape();
     std::vector<cuda::PlannedSpan> spans;
     for (int64_t i = 0; i < shape.sequences; ++i)
       spans.push_back({shape.positions - shape.n_tok, static_cast<int32_t>(i * shape.n_tok), static_cast<int32_t>(shape.n_tok)});
     cuda::PlanRequest request;
     request.group = static_cast<int32_t>(shape.heads / shape.kv_heads), request.kv_heads = static_cast<int32_t>(shape.kv_heads);
-    request.rows = v.rows, request.resident = v.resident, request.split = v.split;
+    request.rows = choice.rows, request.resident = choice.resident, request.split = choice.split;
+    request.most_part_rows = kMostPartBytes / (4 * (shape.width() + 2 * shape.heads));
     const cuda::AttentionPlan plan = plan_attention(spans, request);
     items_ = s.upload(plan.items), merges_ = s.upload(plan.merges);
     const auto part_rows = static_cast<size_t>(std::max<int64_t>(plan.part_rows, 1));
@@ -125,7 +126,7 @@ class PlannedBatch {
     attention_.q = batch.q(), attention_.q_stride = attention_.y_stride = shape.width();
     attention_.layout = batch.layout(), attention_.n_heads = static_cast<int32_t>(shape.heads), attention_.scale = batch.scale();
     attention_.items = reinterpret_cast<const cuda::AttentionItem*>(items_.data()), attention_.n_items = static_cast<int32_t>(plan.items.size());
-    attention_.part_per_block = v.split == cuda::Split::every_block;
+    attention_.part_per_block = choice.split == cuda::Split::every_block;
     const auto floats = [](const DeviceMemory& m) { return reinterpret_cast<float*>(m.data()); };
     attention_.parts = merge_.parts = {floats(o_), floats(maximum_), floats(sum_)};
     merge_.y_stride = shape.width(), merge_.n_heads = attention_.n_heads, merge_.head_dim = attention_.layout.head_dim;
@@ -137,13 +138,15 @@ class PlannedBatch {
     cuda::AttentionArguments a = attention_;
     cuda::MergeArguments m = merge_;
     a.spans = batch_.spans(set), a.y = m.y = y;
-    const int error = variant_.exact ? attention_decode(a, variant_.rows, stream) : attention_prefill(a, variant_.tiles, stream);
+    const int error = choice_.tensor_cores ? attention_prefill(a, choice_.tiles, stream) : attention_decode(a, choice_.rows, stream);
     return error ? error : attention_merge(m, stream);
   }
 
  private:
+  static constexpr int64_t kMostPartBytes = int64_t{1} << 30;  // of the workspace
+
   const AttentionBatch& batch_;
-  AttentionVariant variant_;
+  cuda::AttentionChoice choice_;
   DeviceMemory items_, merges_, o_, maximum_, sum_;
   cuda::AttentionArguments attention_;
   cuda::MergeArguments merge_;

@@ -8,6 +8,7 @@
 #include "kernels/cuda/api/embed.h"
 #include "kernels/cuda/api/kv_append.h"
 #include "kernels/cuda/api/layer_norm.h"
+#include "kernels/cuda/api/sample.h"
 
 namespace flexgen::bench {
 namespace {
@@ -17,15 +18,12 @@ void time_attention(Session& s, const BatchShape& shape) {
   const int sets = s.sets_of(bytes);
   const AttentionBatch batch(s, shape, sets);
   const DeviceMemory y = s.memory(static_cast<size_t>(shape.tokens() * shape.width()) * 4);
-  bool first = true;
   for (const AttentionVariant& v : attention_variants(s, shape)) {
-    const PlannedBatch planned(s, batch, v);
+    const PlannedBatch planned(s, batch, v.choice);
     Row row;
-    row.group = "attention", row.name = shape.name(), row.kernel = v.name;
-    row.role = v.split == cuda::Split::every_block ? "one_order" : first ? "chosen" : "variant";
+    row.group = "attention", row.name = shape.name(), row.kernel = v.name, row.role = v.role;
     row.bytes = bytes, row.flops = shape.flops();
     s.emit(s.timed(row, sets, [&](int set) { check_launch(planned.launch(set, reinterpret_cast<float*>(y.data()), s.stream()), "attention"); }));
-    first = false;
   }
 }
 
@@ -93,6 +91,21 @@ void time_argmax(Session& s, int64_t rows, int64_t vocabulary) {
   }));
 }
 
+void time_sample(Session& s, int64_t rows, int64_t vocabulary) {
+  const double bytes = 4 * static_cast<double>(rows * vocabulary);
+  const int sets = s.sets_of(bytes);
+  const DeviceMemory logits = s.random(DType::f32, sets * rows * vocabulary, 1, 39), ids = s.memory(static_cast<size_t>(rows) * 4);
+  std::vector<Draw> draws;
+  for (int64_t i = 0; i < rows; ++i) draws.push_back({static_cast<double>(i) / static_cast<double>(rows), 0.95, 0, 0.8f, 50});
+  const DeviceMemory draws_there = s.upload(draws);
+  s.emit(s.timed(other(fmt::format("sample {} x {}, top 50", rows, vocabulary), "sample", bytes), sets, [&](int set) {
+    cuda::SampleArguments a;
+    a.logits = floats(logits) + set * rows * vocabulary, a.stride = vocabulary, a.draws = reinterpret_cast<const Draw*>(draws_there.data());
+    a.ids = reinterpret_cast<int32_t*>(ids.data()), a.rows = static_cast<int32_t>(rows), a.vocabulary = static_cast<int32_t>(vocabulary);
+    check_launch(cuda::sample(a, s.stream()), "sample");
+  }));
+}
+
 }  // namespace
 
 std::vector<Job> attention_jobs(Scale scale) {
@@ -126,6 +139,7 @@ std::vector<Job> other_jobs(Scale scale) {
   jobs.push_back({"other: KV append", [=](Session& s) { time_kv_append(s, prompts); }});
   jobs.push_back({"other: embed", [=](Session& s) { time_embed(s, smoke ? 5 : 4096, width, vocabulary); }});
   jobs.push_back({"other: argmax", [=](Session& s) { time_argmax(s, smoke ? 3 : 256, vocabulary); }});
+  jobs.push_back({"other: sample", [=](Session& s) { time_sample(s, smoke ? 3 : 256, vocabulary); }});
   return jobs;
 }
 

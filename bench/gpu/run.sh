@@ -216,7 +216,8 @@ end_to_end() { # name, model file, options...
   shift 2
   [ "$(left)" -ge 25 ] || { note "end-to-end $name: skipped, $(left) s left"; return; }
   limited $(($(left) < 90 ? $(left) : 90)) "$bin/flexgen-bench" end-to-end --model "$model" --device cuda:0 --gpu-memory 16GB --prompts 32 \
-    --prompt-len 512 --gen-len 32 --sweeps 8 --gpu-batch-size 16 --num-gpu-batches 2 --roof-seconds 1 --json "$@" \
+    --prompt-len 512 --gen-len 32 --sweeps 8 --gpu-batch-size 16 --num-gpu-batches 2 --micro-batch-tokens 4096 --roof-seconds 1 \
+    --offload-dir "$work" --json "$@" \
     >"$work/$name.json" 2>"$work/$name.err"
   rc=$?
   cat "$work/$name.err" >>"$out/end_to_end.log"
@@ -225,8 +226,9 @@ end_to_end() { # name, model file, options...
     return
   fi
   runs+=("\"$name\": $(tail -n 1 "$work/$name.json")")
-  local rates
-  rates="prefill $(number "$work/$name.json" prefill_tokens_per_s) tokens/s, decode $(number "$work/$name.json" decode_tokens_per_s) tokens/s"
+  local file=$work/$name.json rates
+  rates="prefill $(number "$file" prefill_tokens_per_s) tokens/s ($(number "$file" prefill_share_of_roof) of its roof)"
+  rates+=", decode $(number "$file" decode_tokens_per_s) tokens/s ($(number "$file" share_of_roof)), link $(number "$file" link_bytes_per_s) B/s"
   note "end-to-end $name: $rates"
 }
 synth() { # shape, layers
