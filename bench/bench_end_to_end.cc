@@ -45,7 +45,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
+struct EndToEndOptions {
   std::string model, trace;
   int64_t prompts = 1, prompt_len = 512, gen_len = 32, sweeps = 0, synthetic_context = 0;
   double roof_seconds = 3;
@@ -54,7 +54,7 @@ struct Options {
   bool json = false;
 };
 
-void check(const Options& o) {
+void check(const EndToEndOptions& o) {
   const auto whole = [](const char* name, int64_t found, int64_t low, int64_t high) {
     if (found < low || found > high) fail(Fault::usage, "{}: found {}, allowed a whole number from {} to {}", name, found, low, high);
   };
@@ -76,7 +76,7 @@ struct Timed {
 
 class EndToEnd {
  public:
-  explicit EndToEnd(const Options& o)
+  explicit EndToEnd(const EndToEndOptions& o)
       : o_(o),
         backend_(backend(o.engine.isa)),
         model_(o.model),
@@ -392,7 +392,7 @@ class EndToEnd {
     trace_file_->commit();
   }
 
-  const Options o_;
+  const EndToEndOptions o_;
   const Backend& backend_;
   LanguageModel model_;
   const Policy policy_;
@@ -420,7 +420,7 @@ class EndToEnd {
 }  // namespace
 
 void add_end_to_end(CLI::App& program, Selected& selected) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<EndToEndOptions>();
   CLI::App* c = program.add_subcommand("end-to-end", "Prefill and decoding of synthetic prompts from a cold cache, beside their roofs");
   c->add_option("--model", o->model, "Model file, such as flexgen synth makes")->required()->type_name("FILE");
   c->add_option("--prompts", o->prompts, "Prompts of random tokens")->capture_default_str();

@@ -20,7 +20,7 @@
 namespace flexgen::bench {
 namespace {
 
-struct Options {
+struct IoOptions {
   std::string file, folder = ".", size = "4GiB";
   std::vector<std::string> chunks{"512KiB", "2MiB"};
   std::vector<int> depths{1, 8, 32};
@@ -80,7 +80,7 @@ struct Series {
   }
 };
 
-int run(const Options& o) {
+int measure_io(const IoOptions& o) {
   if (!(o.seconds >= 0.01 && o.seconds <= 3600)) fail(Fault::usage, "--seconds: found {}, allowed 0.01 to 3600", o.seconds);
   std::vector<size_t> chunks;
   size_t most = 0;
@@ -175,7 +175,7 @@ int run(const Options& o) {
 }  // namespace
 
 void add_io(CLI::App& program, Selected& selected) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<IoOptions>();
   CLI::App* c = program.add_subcommand("io", "Direct reads into huge pages by chunk, depth and engine, beside fio in the same run");
   auto* file = c->add_option("--file", o->file, "A file to read, larger than caches on the way; without it one is made and gone afterwards")
                    ->type_name("FILE");
@@ -194,7 +194,7 @@ void add_io(CLI::App& program, Selected& selected) {
   c->add_option("--repeat", o->repeat, "Runs of each row")->check(CLI::Range(1, 1000))->capture_default_str();
   c->add_flag("--json", o->json, "One JSON object with roofs, rows, coverage of huge pages and what the engines do without");
   c->footer("Example: flexgen-bench io --chunks 2MiB --depths 1,8 --engines uring,threads --repeat 5\n\n");
-  c->callback([o, &selected] { selected = [o] { return run(*o); }; });
+  c->callback([o, &selected] { selected = [o] { return measure_io(*o); }; });
 }
 
 }  // namespace flexgen::bench

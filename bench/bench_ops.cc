@@ -22,7 +22,7 @@
 namespace flexgen::bench {
 namespace {
 
-struct Options {
+struct OpsOptions {
   std::string filter;
   std::string isa = "auto";
   int threads = 0;
@@ -36,7 +36,7 @@ struct Work {
 
 class OpsBench {
  public:
-  explicit OpsBench(const Options& o)
+  explicit OpsBench(const OpsOptions& o)
       : options_(o), backend_(backend(o.isa)), pool_(o.threads > 0 ? o.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))),
         slow_(backend_.name == "portable" || backend_.name == "ref") {
     const uint64_t cache = last_level_cache(), total = std::strtoull(proc_value("/proc/meminfo", "MemAvailable").c_str(), nullptr, 10) << 10;
@@ -223,7 +223,7 @@ class OpsBench {
     filled_.reset();
   }
 
-  Options options_;
+  OpsOptions options_;
   const Backend& backend_;
   ThreadPool pool_;
   bool slow_;  // smaller shapes for backends of about 1 GFLOP/s
@@ -236,7 +236,7 @@ class OpsBench {
 }  // namespace
 
 void add_ops(CLI::App& program, Selected& selected) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<OpsOptions>();
   CLI::App* command = program.add_subcommand("ops", "Operations beside FMA peak and memory bandwidth, both measured in the same run");
   command->add_option("--filter", options->filter, "Only lines whose name holds this");
   command->add_option("--isa", options->isa, "auto, avx512, avx2, portable or ref")->capture_default_str();

@@ -45,7 +45,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
+struct OverlapOptions {
   std::string model, size = "2GiB", dir = "/var/tmp", isa = "auto", look_ahead = "64MiB", verify = "off", limit = "4GiB";
   std::vector<double> ratios{0.5, 1, 2};
   std::vector<std::string> schemes{"sync", "ring", "threads"}, compute{"timed", "cores"};
@@ -73,7 +73,7 @@ double wait_until(double deadline) {  // on the clock of seconds_now()
 
 class OverlapBench {
  public:
-  OverlapBench(const Options& o, const std::string& path)
+  OverlapBench(const OverlapOptions& o, const std::string& path)
       : options_(o),
         file_(ModelFile::open(path)),
         model_(stored_description(file_)),
@@ -339,7 +339,7 @@ class OverlapBench {
                    .dump());
   }
 
-  const Options options_;
+  const OverlapOptions options_;
   const ModelFile file_;
   const ModelDescription model_;
   const Program program_;
@@ -365,7 +365,7 @@ class OverlapBench {
   OverlapResults results_;
 };
 
-int run(const Options& o) {
+int measure_overlap(const OverlapOptions& o) {
   const auto known = [](const char* name, const std::vector<std::string>& found, const std::vector<std::string>& allowed) {
     for (const std::string& f : found)
       if (std::find(allowed.begin(), allowed.end(), f) == allowed.end())
@@ -387,7 +387,7 @@ int run(const Options& o) {
 }  // namespace
 
 void add_overlap(CLI::App& program, Selected& selected) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<OverlapOptions>();
   CLI::App* c = program.add_subcommand("overlap", "How much reading the weight stream hides behind computing, beside reading and computing alone");
   c->add_option("--model", o->model, "Model file whose layers are read [random ones of OPT-6.7B's shape, removed afterwards]")->type_name("FILE");
   c->add_option("--size", o->size, "Of those random layers")->capture_default_str()->type_name("SIZE");
@@ -409,7 +409,7 @@ void add_overlap(CLI::App& program, Selected& selected) {
             "Examples:\n"
             "  flexgen-bench overlap --size 2GiB\n"
             "  flexgen-bench overlap --model m.flex --ratios 1 --schemes sync,ring --verify always --json\n\n");
-  c->callback([o, &selected] { selected = [o] { return run(*o); }; });
+  c->callback([o, &selected] { selected = [o] { return measure_overlap(*o); }; });
 }
 
 }  // namespace flexgen::bench

@@ -17,12 +17,12 @@
 namespace flexgen::bench {
 namespace {
 
-struct Options {
+struct TokenizeOptions {
   std::string model;
   std::vector<std::string> texts;
 };
 
-int run(const Options& o) {
+int measure_tokenize(const TokenizeOptions& o) {
   const auto files = read_tokenizer_files(o.model);
   const Timing load = measure([&](int) { (void)Tokenizer::from_files(files, o.model); });
   fmt::print("load             {:8.1f} ms  (median of {}; {:.1f} to {:.1f})\n", load.median * 1e3, load.repetitions, load.min * 1e3, load.max * 1e3);
@@ -53,11 +53,11 @@ int run(const Options& o) {
 }  // namespace
 
 void add_tokenize(CLI::App& program, Selected& selected) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<TokenizeOptions>();
   CLI::App* c = program.add_subcommand("tokenize", "Tokenizer on one core: load, encode, decode");
   c->add_option("--model", o->model, "Folder with a tokenizer's files")->required()->type_name("FOLDER");
   c->add_option("--text", o->texts, "Text to encode; repeatable")->required()->type_name("FILE");
-  c->callback([o, &selected] { selected = [o] { return run(*o); }; });
+  c->callback([o, &selected] { selected = [o] { return measure_tokenize(*o); }; });
 }
 
 }  // namespace flexgen::bench

@@ -2,7 +2,6 @@
 #include "bench/disk_roof.h"
 
 #include <spawn.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,6 +14,7 @@
 #include <vector>
 
 #include "bench/harness.h"
+#include "bench/process_usage.h"
 #include "flexgen/io/make_io_engine.h"
 #include "flexgen/memory/arena.h"
 
@@ -51,13 +51,6 @@ std::optional<std::string> output_of(std::vector<std::string> arguments) {
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {}
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) return std::nullopt;
   return text;
-}
-
-double cpu_seconds() {
-  struct rusage usage {};
-  ::getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6; };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
 }  // namespace

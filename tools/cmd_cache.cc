@@ -25,7 +25,7 @@ std::string local_time(int64_t seconds) {
   return ::localtime_r(&t, &parts) ? fmt::format("{:%Y-%m-%d %H:%M}", parts) : std::string("?");
 }
 
-int list(bool json) {
+int list_cache(bool json) {
   const ModelCache cache(ModelCache::default_folder());
   const std::vector<CacheEntry> entries = cache.list();
   if (json) {
@@ -70,7 +70,7 @@ void add_cache(CLI::App& program, Selected& selected) {
   auto json = std::make_shared<bool>(false);
   CLI::App* ls = c->add_subcommand("list", "Converted models with their size, last use and source, the last used first");
   ls->add_flag("--json", *json, "As a JSON array");
-  ls->callback([json, &selected] { selected = [json] { return list(*json); }; });
+  ls->callback([json, &selected] { selected = [json] { return list_cache(*json); }; });
 
   auto which = std::make_shared<std::vector<std::string>>();
   auto all = std::make_shared<bool>(false);

@@ -18,7 +18,7 @@ namespace flexgen::tools {
 
 namespace {
 
-struct Options {
+struct ConvertOptions {
   std::string source, output, dtype;
   bool overwrite = false, json = false;
 };
@@ -42,7 +42,7 @@ std::vector<std::string> warnings_of(const std::vector<SuspectTensor>& suspects,
   return out;
 }
 
-int run(const Options& o) {
+int convert(const ConvertOptions& o) {
   const std::string output = o.output.empty() ? default_output(o.source) : o.output;
   const auto dtype = parse_dtype(o.dtype);
   Conversion conversion(o.source, checked_tokenizer_files(o.source), dtype, "flexgen " FLEXGEN_VERSION);
@@ -80,14 +80,14 @@ int run(const Options& o) {
 }  // namespace
 
 void add_convert(CLI::App& program, Selected& selected) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<ConvertOptions>();
   CLI::App* c = program.add_subcommand("convert", "Make a model file of a HuggingFace folder (safetensors or PyTorch .bin)");
   c->add_option("SRC", o->source, "Folder with config.json, weights and tokenizer")->required();
   c->add_option("-o,--output", o->output, "The model file [SRC's name with .flex, here]");
   c->add_option("--dtype", o->dtype, "f32, f16 or bf16 for all weights [each as stored]");
   c->add_flag("--overwrite", o->overwrite, "Replace the output if it exists");
   c->add_flag("--json", o->json, "Print the result as JSON");
-  c->callback([o, &selected] { selected = [o] { return run(*o); }; });
+  c->callback([o, &selected] { selected = [o] { return convert(*o); }; });
 }
 
 }  // namespace flexgen::tools

@@ -16,7 +16,7 @@ namespace flexgen::tools {
 
 namespace {
 
-int list(bool json) {
+int list_devices(bool json) {
   std::string why;
   const std::vector<DeviceInfo> cards = devices(&why);
   if (json) {
@@ -48,7 +48,7 @@ void add_devices(CLI::App& program, Selected& selected) {
   CLI::App* command = program.add_subcommand("devices", "Lists where --device can compute: the CPU, and the cards that this build can use");
   auto json = std::make_shared<bool>(false);
   command->add_flag("--json", *json, "One JSON object");
-  command->callback([json, &selected] { selected = [json] { return list(*json); }; });
+  command->callback([json, &selected] { selected = [json] { return list_devices(*json); }; });
 }
 
 }  // namespace flexgen::tools

@@ -29,14 +29,14 @@ constexpr const char* kManual =
     "  flexgen eval --model opt-125m.flex --text book.txt\n"
     "  flexgen eval --model ./opt-125m --text book.txt --max-length 2048 --stride 512 --json\n\n";
 
-struct Options {
+struct EvalOptions {
   std::string model, text;
   std::optional<int64_t> max_length, stride;
   bool json = false;
   EngineFlags engine;
 };
 
-int run(const Options& o) {
+int eval(const EvalOptions& o) {
   o.engine.check();
   catch_interrupts();
   const std::string text = read_text_file(o.text, 1_GiB);
@@ -86,7 +86,7 @@ int run(const Options& o) {
 }  // namespace
 
 void add_eval(CLI::App& program, Selected& selected) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<EvalOptions>();
   CLI::App* command = program.add_subcommand("eval", "Perplexity of a model on a text");
   command->footer(kManual);
   command->add_option("--model", o->model, "Model file, or HuggingFace folder (converted once, into the cache)")
@@ -97,7 +97,7 @@ void add_eval(CLI::App& program, Selected& selected) {
   command->add_option("--stride", o->stride, "Tokens from one window's beginning to the next one's [half of --max-length]")->type_name("N");
   command->add_flag("--json", o->json, "One JSON object on standard output: perplexity, nll, tokens and how they were made");
   add_engine_options(*command, o->engine);
-  command->callback([o, &selected] { selected = [o] { return run(*o); }; });
+  command->callback([o, &selected] { selected = [o] { return eval(*o); }; });
 }
 
 }  // namespace flexgen::tools

@@ -31,7 +31,7 @@ namespace flexgen::tools {
 
 namespace {
 
-constexpr const char* kExamples =
+constexpr const char* kGenerateExamples =
     "Prompts come from --prompt, then --prompt-tokens, then --prompt-file; without any of them from standard input, one a line.\n"
     "A .jsonl file has an object a line: prompt or prompt_tokens, perhaps an id, and settings for that line under their HF names:\n"
     "  {\"prompt\": \"Once upon a time\", \"id\": \"tale\", \"do_sample\": true, \"temperature\": 0.8, \"stop\": [\"\\n\\n\"]}\n"
@@ -43,7 +43,7 @@ constexpr const char* kExamples =
     "  flexgen generate --model ./opt-125m --prompt-file prompts.jsonl --json > answers.jsonl\n"
     "\n";
 
-struct Options {
+struct GenerateOptions {
   std::string model;
   PromptSources sources;
   GenerationOptions generation;
@@ -53,7 +53,7 @@ struct Options {
 };
 
 // Settings before any line's own
-GenerationSettings run_settings(const Options& o) {
+GenerationSettings run_settings(const GenerateOptions& o) {
   GenerationSettings s;
   apply_generation_config(s, generation_config(o.model), o.model + ": generation_config.json");
   o.generation.apply(s);
@@ -68,7 +68,7 @@ GenerationSettings run_settings(const Options& o) {
 class Printer {
  public:
   // texts: of the prompts, filled as they are submitted; has_text: the model has a tokenizer
-  Printer(const Options& options, const std::vector<Prompt>& prompts, const std::vector<std::string>& texts, bool has_text, StandardOutput& out)
+  Printer(const GenerateOptions& options, const std::vector<Prompt>& prompts, const std::vector<std::string>& texts, bool has_text, StandardOutput& out)
       : options_(options), prompts_(prompts), texts_(texts), has_text_(has_text), out_(out), terminal_(StandardOutput::is_terminal()) {}
 
   // An answer that has begun gets no more text.
@@ -131,7 +131,7 @@ class Printer {
     else out_.write(text);
   }
 
-  const Options& options_;
+  const GenerateOptions& options_;
   const std::vector<Prompt>& prompts_;
   const std::vector<std::string>& texts_;
   bool has_text_;
@@ -144,7 +144,7 @@ class Printer {
 // Runs all prompts. Submits ahead of the engine, but not everything: what waits costs memory.
 class Run {
  public:
-  Run(const Options& options, LoadedModel& loaded, std::vector<Prompt>& prompts)
+  Run(const GenerateOptions& options, LoadedModel& loaded, std::vector<Prompt>& prompts)
       : options_(options),
         loaded_(loaded),
         prompts_(prompts),
@@ -234,7 +234,7 @@ class Run {
     }
   }
 
-  const Options& options_;
+  const GenerateOptions& options_;
   LoadedModel& loaded_;
   std::vector<Prompt>& prompts_;
   std::vector<std::string> texts_;
@@ -276,7 +276,7 @@ FlowStatistics flow(LoadedModel& loaded) {
 }
 
 // Runs the model and tells how it went; the model is gone when this returns.
-int run_prompts(const Options& o, std::vector<Prompt>& prompts, SmallFile* stats_file, Trace* trace) {
+int run_prompts(const GenerateOptions& o, std::vector<Prompt>& prompts, SmallFile* stats_file, Trace* trace) {
   LoadedModel loaded(o.model, o.engine, trace);
   Run run(o, loaded, prompts);
   loaded.load(run.demand());
@@ -299,7 +299,7 @@ int run_prompts(const Options& o, std::vector<Prompt>& prompts, SmallFile* stats
   return result;
 }
 
-int generate(const Options& o) {
+int generate(const GenerateOptions& o) {
   o.engine.check();
   catch_interrupts();
   const GenerationSettings settings = run_settings(o);
@@ -326,9 +326,9 @@ int generate(const Options& o) {
 }  // namespace
 
 void add_generate(CLI::App& program, Selected& selected) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<GenerateOptions>();
   CLI::App* c = program.add_subcommand("generate", "Continue prompts: text that streams, or JSON");
-  c->footer(kExamples);
+  c->footer(kGenerateExamples);
   c->add_option("--model", o->model, "Model file, or HuggingFace folder: converted once into a cache (flexgen cache)")
       ->required()
       ->type_name("PATH")

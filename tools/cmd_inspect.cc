@@ -18,7 +18,7 @@ namespace {
 
 using nlohmann::json;
 
-struct Options {
+struct InspectOptions {
   std::string file;
   bool verify = false, tensors = false, as_json = false;
 };
@@ -67,7 +67,7 @@ const json& section(const ModelFile& m, const char* key) {
   return at == m.description().end() ? kNone : *at;
 }
 
-json summary_json(const ModelFile& m, const ModelDescription& model, const Options& o, const Verdict& verdict) {
+json summary_json(const ModelFile& m, const ModelDescription& model, const InspectOptions& o, const Verdict& verdict) {
   json tokenizer = json::object();
   for (const auto& [name, text] : section(m, "tokenizer").items()) tokenizer[name] = text.get_ref<const std::string&>().size();
   json out{{"file", m.file().path()},       {"file_bytes", m.file().size()},    {"format_version", layout::kVersion},
@@ -133,7 +133,7 @@ void print_tensors(const ModelFile& m) {
                t.n_blocks, t.rows_per_block);
 }
 
-int run(const Options& o) {
+int inspect(const InspectOptions& o) {
   const ModelFile m = ModelFile::open(o.file);
   const ModelDescription model = stored_description(m);
   if (!o.as_json) {
@@ -158,13 +158,13 @@ int run(const Options& o) {
 }  // namespace
 
 void add_inspect(CLI::App& program, Selected& selected) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<InspectOptions>();
   CLI::App* c = program.add_subcommand("inspect", "Show what is in a model file; check that it is whole");
   c->add_option("FILE", o->file, "The model file")->required();
   c->add_flag("--verify", o->verify, "Read all of it and check every byte (exit 7 where damaged)");
   c->add_flag("--tensors", o->tensors, "List the tensors");
   c->add_flag("--json", o->as_json, "Print JSON");
-  c->callback([o, &selected] { selected = [o] { return run(*o); }; });
+  c->callback([o, &selected] { selected = [o] { return inspect(*o); }; });
 }
 
 }  // namespace flexgen::tools

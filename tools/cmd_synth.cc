@@ -21,14 +21,14 @@ namespace flexgen::tools {
 
 namespace {
 
-struct Options {
+struct SynthOptions {
   std::string like, output, as = "flex", dtype = "f16", tokenizer;
   int64_t layers = 0;
   uint64_t seed = 0;
   bool overwrite = false;
 };
 
-ModelDescription shape(const Options& o) {
+ModelDescription shape(const SynthOptions& o) {
   std::optional<ModelDescription> m = try_named_shape(o.like);
   if (!m) {
     std::error_code ignored;
@@ -50,7 +50,7 @@ std::vector<PlannedRecord> planned_records(const ModelDescription& m, DType dtyp
   return out;
 }
 
-int run(const Options& o) {
+int synth(const SynthOptions& o) {
   const ModelDescription model = shape(o);
   const auto dtype = parse_dtype(o.dtype);
   if (!dtype) fail(Fault::usage, "--dtype: found '', allowed f32, f16 or bf16");
@@ -69,12 +69,12 @@ int run(const Options& o) {
     const auto planned = planned_records(model, *dtype);
     const nlohmann::json provenance{{"tool", "flexgen " FLEXGEN_VERSION},
                                     {"synthetic", {{"like", printable(o.like)}, {"layers", model.n_layers}, {"seed", o.seed}}}};
-    const std::string json = file_description(model, tokenizer, nlohmann::json::object(), provenance, o.tokenizer);
-    FilePlan plan = plan_model_file(planned, json.size(), choose_alignment(planned));
+    const std::string text = file_description(model, tokenizer, nlohmann::json::object(), provenance, o.tokenizer);
+    FilePlan plan = plan_model_file(planned, text.size(), choose_alignment(planned));
     bytes = plan.file_bytes;
     const SyntheticWeights weights(model, *dtype, o.seed);
     const Progress progress("synth", done, plan.weight_bytes());
-    write_model_file(o.output, json, plan,
+    write_model_file(o.output, text, plan,
                      [&](const FileTensor& t, int64_t row, int64_t, std::span<std::byte> dst, int) {
                        weights.fill(t.name, static_cast<uint64_t>(row) * (t.is_vector() ? 1 : static_cast<uint64_t>(t.shape[1])), dst);
                      },
@@ -93,7 +93,7 @@ int run(const Options& o) {
 }  // namespace
 
 void add_synth(CLI::App& program, Selected& selected) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<SynthOptions>();
   CLI::App* c = program.add_subcommand("synth", "Make a model of a published shape with random weights, for benchmarks and planning");
   c->add_option("--like", o->like, "The shape: path of a config.json, or " + named_shapes_list())->required();
   c->add_option("-o,--output", o->output, "The model file, or the folder with --as")->required();
@@ -103,7 +103,7 @@ void add_synth(CLI::App& program, Selected& selected) {
   c->add_option("--seed", o->seed, "Of the weights")->capture_default_str();
   c->add_option("--as", o->as, "flex, or a HuggingFace folder: safetensors or bin")->capture_default_str();
   c->add_flag("--overwrite", o->overwrite, "Replace the output if it exists");
-  c->callback([o, &selected] { selected = [o] { return run(*o); }; });
+  c->callback([o, &selected] { selected = [o] { return synth(*o); }; });
 }
 
 }  // namespace flexgen::tools

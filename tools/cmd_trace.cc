@@ -22,7 +22,7 @@ namespace flexgen::tools {
 
 namespace {
 
-constexpr const char* kExamples =
+constexpr const char* kTraceExamples =
     "Rows: compute, wait, verify, read, write, and copy_in and copy_out for a GPU's memory; reads and writes that overlap have a row\n"
     "each. The file also opens in ui.perfetto.dev.\n"
     "\n"
@@ -32,7 +32,7 @@ constexpr const char* kExamples =
     "  flexgen trace run.json --from 1.2s --to 1.4s --svg run.svg\n"
     "\n";
 
-struct Options {
+struct TraceOptions {
   std::string file, svg, from, to;
   std::optional<size_t> width;
   bool ascii = false, json = false;
@@ -54,7 +54,7 @@ bool has_utf8() {
   return false;
 }
 
-TimeWindow window(const Options& o, const Timeline& t) {
+TimeWindow window(const TraceOptions& o, const Timeline& t) {
   TimeWindow w{o.from.empty() ? 0 : parse_time_ns(o.from, "--from"), o.to.empty() ? t.end_ns : parse_time_ns(o.to, "--to")};
   if (w.from_ns >= t.end_ns && t.end_ns > 0)
     fail(Fault::usage, "--from: found {}, but the trace ends after {:.6g} s", o.from, static_cast<double>(t.end_ns) * 1e-9);
@@ -63,7 +63,7 @@ TimeWindow window(const Options& o, const Timeline& t) {
   return w;
 }
 
-int run(const Options& o) {
+int trace(const TraceOptions& o) {
   if (o.width && (*o.width < 40 || *o.width > 1000)) fail(Fault::usage, "--width: found {}, allowed 40 to 1000 columns", *o.width);
   const Timeline t = read_timeline(o.file);
   const TimeWindow w = window(o, t);
@@ -91,9 +91,9 @@ int run(const Options& o) {
 }  // namespace
 
 void add_trace(CLI::App& program, Selected& selected) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<TraceOptions>();
   CLI::App* c = program.add_subcommand("trace", "Look at a timeline of generate --trace: chart, SVG, numbers");
-  c->footer(kExamples);
+  c->footer(kTraceExamples);
   c->add_option("FILE", o->file, "The trace")->required();
   c->add_option("--svg", o->svg, "Write the chart as an SVG to this file")->type_name("FILE");
   c->add_option("--from", o->from, "Show from this time on, as in 1.2s or 300ms")->type_name("TIME");
@@ -101,7 +101,7 @@ void add_trace(CLI::App& program, Selected& selected) {
   c->add_option("--width", o->width, "Columns of the chart [the terminal's, else 100]")->type_name("N");
   c->add_flag("--ascii", o->ascii, "Draw with ASCII characters");
   c->add_flag("--json", o->json, "Print the numbers as JSON instead of the chart");
-  c->callback([o, &selected] { selected = [o] { return run(*o); }; });
+  c->callback([o, &selected] { selected = [o] { return trace(*o); }; });
 }
 
 }  // namespace flexgen::tools
