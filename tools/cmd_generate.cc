@@ -68,7 +68,8 @@ GenerationSettings run_settings(const GenerateOptions& o) {
 class Printer {
  public:
   // texts: of the prompts, filled as they are submitted; has_text: the model has a tokenizer
-  Printer(const GenerateOptions& options, const std::vector<Prompt>& prompts, const std::vector<std::string>& texts, bool has_text, StandardOutput& out)
+  Printer(const GenerateOptions& options, const std::vector<Prompt>& prompts, const std::vector<std::string>& texts, bool has_text,
+          StandardOutput& out)
       : options_(options), prompts_(prompts), texts_(texts), has_text_(has_text), out_(out), terminal_(StandardOutput::is_terminal()) {}
 
   // An answer that has begun gets no more text.

@@ -82,7 +82,8 @@ inline Prompt parse_prompt_line(std::string_view line, const GenerationSettings&
       p.text = JsonValue(value, where + ": prompt", Fault::usage).string();
     } else if (name == "prompt_tokens") {
       const JsonValue list(value, where + ": prompt_tokens", Fault::usage);
-      if (!value.is_array() || value.empty()) list.refuse("a list of token ids");
+      if (!value.is_array()) list.refuse("a list of token ids");
+      if (value.empty()) fail(Fault::usage, "{}: prompt_tokens: found an empty list, allowed a list of token ids", where);
       p.tokens = list.token_ids();
       has_tokens = true;
     } else if (name == "id") {

@@ -11,22 +11,11 @@
 
 #include "flexgen/base/error.h"
 #include "flexgen/engine/sampling_settings.h"
+#include "flexgen/format/json_fields.h"
 
 namespace flexgen::tools {
 
 using Json = nlohmann::json;
-
-// What a JSON value is, for messages: "a string", "-1", "a list"
-inline std::string describe(const Json& v) {
-  switch (v.type()) {
-    case Json::value_t::null: return "null";
-    case Json::value_t::boolean: return v.get<bool>() ? "true" : "false";
-    case Json::value_t::string: return "a string";
-    case Json::value_t::array: return v.empty() ? "an empty list" : "a list";
-    case Json::value_t::object: return "an object";
-    default: return v.dump();
-  }
-}
 
 // A value of JSON as a C++ one. `what` opens the message, and fault is its kind.
 class JsonValue {

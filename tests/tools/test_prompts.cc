@@ -105,7 +105,7 @@ TEST_CASE("what is not a JSON object is refused") {
   refused("{\"prompt\": \"a\"", "invalid JSON at byte 14");
   refused("{\"prompt\": \"a\"} {}", "invalid JSON at byte 16");
   refused("[\"a\"]", "found a list, allowed an object with prompt or prompt_tokens");
-  refused("\"a\"", "found a string, allowed an object with prompt or prompt_tokens");
+  refused("\"a\"", "found \"a\", allowed an object with prompt or prompt_tokens");
   refused("{\"prompt\": \"\xFF\"}", "invalid UTF-8 at byte 12");
   refused("{\"prompt\": \"\\ud800\"}", "invalid JSON at byte");
   refused("{\"prompt\": \"a\", \"prompt\": \"b\"}", "key 'prompt' is given twice");
@@ -120,7 +120,7 @@ TEST_CASE("a line without one prompt is refused") {
   refused("{\"prompt\": null}", "prompt: found null, allowed a string");
   refused("{\"prompt\": [\"a\"]}", "prompt: found a list, allowed a string");
   refused("{\"prompt_tokens\": []}", "prompt_tokens: found an empty list, allowed a list of token ids");
-  refused("{\"prompt_tokens\": \"2,3\"}", "prompt_tokens: found a string, allowed a list of token ids");
+  refused("{\"prompt_tokens\": \"2,3\"}", "prompt_tokens: found \"2,3\", allowed a list of token ids");
   refused("{\"prompt_tokens\": 2}", "prompt_tokens: found 2, allowed a list of token ids");
   refused("{\"prompt_tokens\": [2, -1]}", "prompt_tokens[1]: found -1, allowed a whole number from 0 to 2147483647");
   refused("{\"prompt_tokens\": [2, 3.0]}", "prompt_tokens[1]: found 3.0, allowed a whole number from 0 to 2147483647");
@@ -141,7 +141,7 @@ TEST_CASE("settings of a wrong name, type or range are refused") {
   refused("{\"prompt\": \"a\", \"max_tokens\": 5}", "unknown field 'max_tokens'. Write max_new_tokens");
   refused("{\"prompt\": \"a\", \"num_beams\": 5}", "unknown field 'num_beams', allowed id, prompt, prompt_tokens, max_new_tokens,");
   refused("{\"prompt\": \"a\", \"\\u001b[31m\": 5}", "unknown field '\\x1b[31m', allowed");
-  refused("{\"prompt\": \"a\", \"max_new_tokens\": \"5\"}", "max_new_tokens: found a string, allowed a whole number");
+  refused("{\"prompt\": \"a\", \"max_new_tokens\": \"5\"}", "max_new_tokens: found \"5\", allowed a whole number");
   refused("{\"prompt\": \"a\", \"max_new_tokens\": 5.5}", "max_new_tokens: found 5.5, allowed a whole number");
   refused("{\"prompt\": \"a\", \"max_new_tokens\": 0}", "max_new_tokens: found 0, allowed a whole number from 1 to 2147483647");
   refused("{\"prompt\": \"a\", \"max_new_tokens\": 18446744073709551615}", "max_new_tokens: found 18446744073709551615, allowed a whole number");
@@ -200,9 +200,9 @@ TEST_CASE("a generation_config.json gives defaults, and its mistakes are the che
     GenerationSettings t;
     apply_generation_config(t, Json::parse(text), "g.json");
   };
-  CHECK_FAULT((with("[]"), 0), Fault::checkpoint, "g.json: found an empty list, allowed an object");
-  CHECK_FAULT((with(R"({"temperature": "warm"})"), 0), Fault::checkpoint, "g.json: temperature: found a string, allowed a number");
+  CHECK_FAULT((with("[]"), 0), Fault::checkpoint, "g.json: found a list, allowed an object");
+  CHECK_FAULT((with(R"({"temperature": "warm"})"), 0), Fault::checkpoint, "g.json: temperature: found \"warm\", allowed a number");
   CHECK_FAULT((with(R"({"top_p": 7})"), 0), Fault::checkpoint, "g.json: top_p: found 7, allowed a number from 0 to 1");
   CHECK_FAULT((with(R"({"eos_token_id": "</s>"})"), 0), Fault::checkpoint,
-              "g.json: eos_token_id: found a string, allowed a whole number from 0 to 2147483647");
+              "g.json: eos_token_id: found \"</s>\", allowed a whole number from 0 to 2147483647");
 }

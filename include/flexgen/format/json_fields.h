@@ -14,7 +14,7 @@
 
 namespace flexgen {
 
-// "-1", "a string", "an object": a value as a message shows it
+// -1, "text", "a list", "an object": a value as a message shows it
 inline std::string describe(const nlohmann::json& v) {
   if (v.is_object()) return "an object";
   if (v.is_array()) return "a list";
