@@ -8,17 +8,22 @@
 
 namespace flexgen::cpu {
 
+// K or V of the two halves of a block, [16, D] each: a page of 16 positions holds one of them. A half without positions is not used.
+struct Halves {
+  const std::byte* of[2];
+};
+
 // Scores of one query (zeros behind D) against keys [0, n), n <= 32; the rest of score[32] is -infinity.
-// keys: [32, D], `stride` bytes apart; memory behind the n-th key is readable but not used. With kAhead the next block's keys, at
+// keys: `stride` bytes apart; memory behind the n-th key of its half is readable but not used. With kAhead the next block's keys, at
 // `next`, are asked for.
 template <class V, class Element, bool kAhead>
-void block_scores(const float* q, const std::byte* keys, [[maybe_unused]] const std::byte* next, int64_t stride, int64_t d, int64_t n, float* score) {
+void block_scores(const float* q, const Halves& keys, [[maybe_unused]] const Halves& next, int64_t stride, int64_t d, int64_t n, float* score) {
   constexpr int kTile = V::kScoreTile;
   constexpr int64_t kSize = sizeof(Element);
   for (int64_t j0 = 0; j0 < n; j0 += kLanes) {
     V dots[kLanes];
     for (int64_t j = 0; j < kLanes; j += kTile) {
-      const std::byte* key = keys + (j0 + j) * stride;
+      const std::byte* key = keys.of[j0 / kLanes] + j * stride;
       V acc[kTile];
 #pragma GCC unroll 16
       for (int i = 0; i < kTile; ++i) acc[i] = V::zero();
@@ -27,7 +32,7 @@ void block_scores(const float* q, const std::byte* keys, [[maybe_unused]] const 
         const V qe = V::load(q + e);
         if (kAhead && e * kSize % 64 == 0) {
 #pragma GCC unroll 16
-          for (int i = 0; i < kTile; ++i) __builtin_prefetch(next + (j0 + j + i) * stride + e * kSize, 0, 3);
+          for (int i = 0; i < kTile; ++i) __builtin_prefetch(next.of[j0 / kLanes] + (j + i) * stride + e * kSize, 0, 3);
         }
 #pragma GCC unroll 16
         for (int i = 0; i < kTile; ++i) acc[i] = fma(V::load(Element{}, key + i * stride + e * kSize), qe, acc[i]);
@@ -45,37 +50,39 @@ void block_scores(const float* q, const std::byte* keys, [[maybe_unused]] const 
   for (int64_t j = n; j < kAttentionBlock; ++j) score[j] = -__builtin_inff();
 }
 
-// o = fma(sum over j < n of p[j] * values[j], b, o * a), C vectors wide
+// o = fma(sum over j < n of p[j] * values[j], b, o * a), C vectors wide, from `at` bytes of each row on
 template <class V, class Element, int C, bool kAhead>
-void merge_values(const float* p, const std::byte* values, [[maybe_unused]] const std::byte* next, int64_t stride, int64_t n, V a, V b, float* o,
-                  int64_t width) {
+void merge_values(const float* p, const Halves& values, [[maybe_unused]] const Halves& next, int64_t at, int64_t stride, int64_t n, V a, V b,
+                  float* o, int64_t width) {
   constexpr int64_t kSize = sizeof(Element);
   V acc[C];
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c) acc[c] = V::zero();
-  if (width == C * kLanes) {
-    for (int64_t j = 0; j < n; ++j) {
-      const V pj{p[j]};
-      if constexpr (kAhead) {
+  for (int64_t j0 = 0; j0 < n; j0 += kLanes) {
+    const int64_t there = n - j0 < kLanes ? n - j0 : kLanes;
+    const std::byte* const half = values.of[j0 / kLanes] + at;
+    if (width == C * kLanes) {
+      for (int64_t j = 0; j < there; ++j) {
+        const V pj{p[j0 + j]};
+        if constexpr (kAhead) {
+          const std::byte* const to = next.of[j0 / kLanes] + at + j * stride;
 #pragma GCC unroll 8
-        for (int64_t at = 0; at < C * kLanes * kSize; at += 64) __builtin_prefetch(next + j * stride + at, 0, 3);
+          for (int64_t byte = 0; byte < C * kLanes * kSize; byte += 64) __builtin_prefetch(to + byte, 0, 3);
+        }
+#pragma GCC unroll 8
+        for (int c = 0; c < C; ++c) acc[c] = fma(pj, V::load(Element{}, half + j * stride + c * kLanes * kSize), acc[c]);
       }
-#pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) acc[c] = fma(pj, V::load(Element{}, values + j * stride + c * kLanes * kSize), acc[c]);
+    } else {  // the last, narrower vector; only with C == 1
+      for (int64_t j = 0; j < there; ++j) acc[0] = fma(V{p[j0 + j]}, V::load(Element{}, half + j * stride, width), acc[0]);
     }
-  } else {  // the last, narrower vector; only with C == 1
-    for (int64_t j = 0; j < n; ++j) acc[0] = fma(V{p[j]}, V::load(Element{}, values + j * stride, width), acc[0]);
   }
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c) fma(acc[c], b, V::load(o + c * kLanes) * a).store(o + c * kLanes);
 }
 
-// K and V of one block: [32, d] each, `stride` bytes apart; next_*: the block behind it
+// K and V of one block, rows of d elements `stride` bytes apart; next_*: the block behind it
 struct KvBlock {
-  const std::byte* keys;
-  const std::byte* values;
-  const std::byte* next_keys;
-  const std::byte* next_values;
+  Halves keys, values, next_keys, next_values;
   int64_t stride;
   int64_t d;
 };
@@ -99,14 +106,13 @@ void attend_block(const float* q, const KvBlock& kv, int64_t n, float* p, float*
   constexpr int64_t kSize = sizeof(Element), kWide = V::kValueTile * kLanes;
   int64_t e = 0;
   for (; e + kWide <= kv.d; e += kWide)
-    merge_values<V, Element, V::kValueTile, kAhead>(p, kv.values + e * kSize, kv.next_values + e * kSize, kv.stride, n, a, b, o + e, kWide);
+    merge_values<V, Element, V::kValueTile, kAhead>(p, kv.values, kv.next_values, e * kSize, kv.stride, n, a, b, o + e, kWide);
   if (e + 4 * kLanes <= kv.d) {
-    merge_values<V, Element, 4, kAhead>(p, kv.values + e * kSize, kv.next_values + e * kSize, kv.stride, n, a, b, o + e, 4 * kLanes);
+    merge_values<V, Element, 4, kAhead>(p, kv.values, kv.next_values, e * kSize, kv.stride, n, a, b, o + e, 4 * kLanes);
     e += 4 * kLanes;
   }
   for (; e < kv.d; e += kLanes)
-    merge_values<V, Element, 1, kAhead>(p, kv.values + e * kSize, kv.next_values + e * kSize, kv.stride, n, a, b, o + e,
-                                        kv.d - e < kLanes ? kv.d - e : kLanes);
+    merge_values<V, Element, 1, kAhead>(p, kv.values, kv.next_values, e * kSize, kv.stride, n, a, b, o + e, kv.d - e < kLanes ? kv.d - e : kLanes);
 }
 
 template <class V, class Element>
@@ -142,21 +148,26 @@ void attention_of(const AttentionTask& a) {
   // whole vectors in f32 need no conversion.
   const bool few = rows <= 2, convert = !few && (kSize != sizeof(float) || d % kLanes != 0);
   const int64_t n_positions = a.first_position + a.n_tok < a.end ? a.first_position + a.n_tok : a.end;
+  const auto halves = [&](std::byte* const* pages, int64_t start) {
+    const auto at = [&](int64_t position) {
+      return pages[position / a.page_tokens] + (a.page_offset + position % a.page_tokens * d) * kSize;
+    };
+    return Halves{{at(start), at(start + kLanes < n_positions ? start + kLanes : start)}};
+  };
   for (int64_t start = a.begin; start < n_positions; start += kAttentionBlock) {
     const int64_t after = start + kAttentionBlock < n_positions ? start + kAttentionBlock : start;
-    const int64_t at = (a.page_offset + start % a.page_tokens * d) * kSize, next_at = (a.page_offset + after % a.page_tokens * d) * kSize;
-    KvBlock kv{a.k_pages[start / a.page_tokens] + at, a.v_pages[start / a.page_tokens] + at, a.k_pages[after / a.page_tokens] + next_at,
-               a.v_pages[after / a.page_tokens] + next_at, d * kSize, d};
+    KvBlock kv{halves(a.k_pages, start), halves(a.v_pages, start), halves(a.k_pages, after), halves(a.v_pages, after), d * kSize, d};
     const int64_t there = n_positions - start < kAttentionBlock ? n_positions - start : kAttentionBlock;
     if (convert) {
       for (int64_t j = 0; j < there; ++j)
         for (int64_t e = 0; e < d; e += kLanes) {
-          const int64_t from = (j * d + e) * kSize;
-          (d - e < kLanes ? V::load(Element{}, kv.keys + from, d - e) : V::load(Element{}, kv.keys + from)).store(k32 + j * width + e);
-          (d - e < kLanes ? V::load(Element{}, kv.values + from, d - e) : V::load(Element{}, kv.values + from)).store(v32 + j * width + e);
+          const std::byte* const k = kv.keys.of[j / kLanes] + (j % kLanes * d + e) * kSize;
+          const std::byte* const v = kv.values.of[j / kLanes] + (j % kLanes * d + e) * kSize;
+          (d - e < kLanes ? V::load(Element{}, k, d - e) : V::load(Element{}, k)).store(k32 + j * width + e);
+          (d - e < kLanes ? V::load(Element{}, v, d - e) : V::load(Element{}, v)).store(v32 + j * width + e);
         }
-      kv.keys = reinterpret_cast<const std::byte*>(k32);
-      kv.values = reinterpret_cast<const std::byte*>(v32);
+      kv.keys = {{reinterpret_cast<const std::byte*>(k32), reinterpret_cast<const std::byte*>(k32 + kLanes * width)}};
+      kv.values = {{reinterpret_cast<const std::byte*>(v32), reinterpret_cast<const std::byte*>(v32 + kLanes * width)}};
       kv.stride = width * static_cast<int64_t>(sizeof(float));
       kv.d = width;
     }

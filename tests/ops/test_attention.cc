@@ -116,7 +116,8 @@ TEST_CASE("attention agrees with the reference and with the contract's bits on e
   ThreadPool pool(3);
   struct Shape { int64_t heads, kv_heads, d, page; };
   const Shape shapes[] = {{2, 2, 64, 32},  {3, 3, 80, 64}, {2, 1, 32, 32},  {4, 2, 128, 96},
-                          {1, 1, 256, 32}, {2, 2, 5, 32},  {3, 1, 100, 64}, {40, 2, 16, 32}};
+                          {1, 1, 256, 32}, {2, 2, 5, 32},  {3, 1, 100, 64}, {40, 2, 16, 32},
+                          {2, 2, 128, 16}, {3, 3, 80, 16}, {2, 1, 5, 16},   {6, 2, 64, 16}};
   for (DType dtype : {DType::f32, DType::f16})
     for (const Shape& s : shapes) {
       const int64_t n = random.between(40, 110);
@@ -139,13 +140,13 @@ TEST_CASE("attention agrees with the reference and with the contract's bits on e
 TEST_CASE("attention of ragged spans in one batch equals each sequence alone, cut anywhere", "[ops]") {
   Random random(22);
   ThreadPool pool(2), one(1);
-  for (DType dtype : {DType::f32, DType::f16}) {
-    const KvLayout layout{dtype, 2, 80, 32};
+  for (const auto& [dtype, page] : {std::pair(DType::f32, 32), {DType::f16, 32}, {DType::f32, 16}, {DType::f16, 16}}) {
+    const KvLayout layout{dtype, 2, 80, page};
     std::vector<Sequence> sequences;
-    for (int64_t n : {1, 33, 70, 5}) sequences.emplace_back(dtype, n, 4, 2, 80, 32, random);
+    for (int64_t n : {1, 33, 70, 5, 49}) sequences.emplace_back(dtype, n, 4, 2, 80, page, random);
     for (const Backend* b : backends()) {
       if (b->name == "ref") continue;
-      CAPTURE(name(dtype), std::string(b->name));
+      CAPTURE(name(dtype), page, std::string(b->name));
       // the tail of each sequence, from a random position on, as spans of one batch
       std::vector<KvSpan> spans;
       std::vector<float> want;

@@ -44,7 +44,7 @@ TEST_CASE("what memory does not hold lies on disk, and passes through frames", "
   CHECK(none.unfilled_pages == 2 * 32 * 128);
   CHECK(none.disk_pages == 2 * 32 * 128 * 5);
   CHECK(none.smallest_staging_in == 10);
-  CHECK(none.staging_in == 2 * 32 * 10);       // two micro-batches
+  CHECK(none.staging_in == 256);               // 64 MiB
   CHECK(none.staging_out == 2 * 2 * (16 + 32));  // 512 tokens fill 16 pages, each of 32 sequences one more
 
   for (const double share : {0.1, 0.25, 0.5, 0.9, 0.999}) {
@@ -73,6 +73,10 @@ TEST_CASE("what memory does not hold lies on disk, and passes through frames", "
   KvDemand wide = demand(0);
   wide.look_ahead_bytes = 1_GiB;
   CHECK(kv_requirement(wide).staging_in == 128 * 10);
+  wide.look_ahead_bytes = 1_MiB;
+  CHECK(kv_requirement(wide).staging_in == 2 * 10);  // one sequence while the next one's come
+  wide.overlap = false;
+  CHECK(kv_requirement(wide).staging_in == 10);
   CHECK_FAULT(kv_requirement(demand(1.5)), Fault::internal, "share of the memory 1.5");
   CHECK_FAULT(kv_requirement(KvDemand{}), Fault::internal, "0 layers");
 }
@@ -129,10 +133,13 @@ TEST_CASE("pages that are attended on the host pass through no frames, and K and
 }
 
 TEST_CASE("pages are large enough for a disk and small beside the sequence", "[runtime]") {
-  CHECK(choose_page_tokens(DType::f16, 32, 128, 160, true) == 32);      // 8 KiB a token
+  CHECK(choose_page_tokens(DType::f16, 32, 128, 160, true) == 16);      // 8 KiB a token
+  CHECK(choose_page_tokens(DType::f16, 32, 128, 300, true) == 32);
+  CHECK(choose_page_tokens(DType::f16, 32, 128, 160, true, true) == 32);
   CHECK(choose_page_tokens(DType::f16, 12, 64, 2048, true) == 192);     // 1.5 KiB a token: 288 KiB
   CHECK(choose_page_tokens(DType::f16, 12, 64, 600, true) == 64);       // an eighth of 600 is 75
-  CHECK(choose_page_tokens(DType::f16, 12, 64, 100, true) == 32);
-  CHECK(choose_page_tokens(DType::f16, 12, 64, 2048, false) == 32);
-  for (const int64_t tokens : {1, 64, 500, 2048, 100000}) CHECK(choose_page_tokens(DType::f32, 2, 16, tokens, true) % kAttentionBlock == 0);
+  CHECK(choose_page_tokens(DType::f16, 12, 64, 100, true) == 16);
+  CHECK(choose_page_tokens(DType::f16, 12, 64, 2048, false) == 16);
+  CHECK(choose_page_tokens(DType::f16, 2, 16, 2048, false) == 32);       // 2 KiB: a frame has 4
+  for (const int64_t tokens : {1, 64, 500, 2048, 100000}) CHECK(choose_page_tokens(DType::f32, 2, 16, tokens, true, true) % kAttentionBlock == 0);
 }

@@ -125,9 +125,9 @@ TEST_CASE("logits have the same bits wherever the cache lies", "[runtime]") {
   };
   const SweepOptions step_outside{.activation_bytes = 0};
   const std::vector<Setting> settings{{0.5, 32, true, false, {16, 512, 7}, {}},      {0, 32, true, false, {2, 5, 7}, {}},
-                                      {0, 32, true, true, {3, 9, 1000}, {}},         {0, 32, false, true, {3, 9, 13}, {}},
+                                      {0, 16, true, true, {3, 9, 1000}, {}},         {0, 32, false, true, {3, 9, 13}, {}},
                                       {0.5, 32, true, true, {2, 5, 7}, {}},          {0, 64, true, false, {3, 40, 33}, {}},
-                                      {0, 32, true, true, {2, 5, 20}, step_outside}, {0.3, 32, false, false, {16, 50, 1000}, step_outside}};
+                                      {0, 16, true, true, {2, 5, 20}, step_outside}, {0.3, 16, false, false, {16, 50, 1000}, step_outside}};
   for (size_t i = 0; i < settings.size(); ++i) {
     const Setting& s = settings[i];
     CAPTURE(i);

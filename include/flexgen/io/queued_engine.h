@@ -36,7 +36,7 @@ namespace flexgen {
 struct QueueLimits {
   size_t bytes_in_flight = 16_MiB;
   size_t piece_bytes = 2_MiB;  // a multiple of kIoAlign
-  int depth = 32;              // pieces in flight, at most IoBackend::kMostAttempts
+  int depth = 64;              // pieces in flight, at most IoBackend::kMostAttempts
 };
 
 class QueuedEngine final : public IoEngine {

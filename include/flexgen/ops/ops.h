@@ -27,7 +27,7 @@
 
 namespace flexgen {
 
-inline constexpr int64_t kAttentionBlock = 32;  // positions; page sizes are multiples of it
+inline constexpr int64_t kAttentionBlock = 32;  // positions; page sizes are multiples of it, or half of it
 
 // y = act(x W^T + b), or y += act(x W^T + b) with accumulate. Only the columns of y that w.blocks cover are touched.
 struct LinearArgs {
@@ -85,7 +85,7 @@ struct KvLayout {
   DType dtype = DType::f32;          // f32 or f16
   int64_t n_heads = 0;               // Hk
   int64_t head_dim = 0;              // D
-  int64_t page_tokens = 0;           // multiple of kAttentionBlock
+  int64_t page_tokens = 0;           // a multiple of kAttentionBlock, or on a CPU half of it
 
   size_t page_bytes() const { return static_cast<size_t>(n_heads * head_dim * page_tokens) * size_of(dtype); }
 };
@@ -154,7 +154,7 @@ inline void check_weight(const WeightView& w) {
   }
 }
 inline void check_spans(const KvLayout& l, std::span<const KvSpan> spans, int64_t rows) {
-  FG_CHECK(l.n_heads > 0 && l.head_dim > 0 && l.page_tokens > 0 && l.page_tokens % kAttentionBlock == 0, "{} heads of {}, pages of {} tokens",
+  FG_CHECK(l.n_heads > 0 && l.head_dim > 0 && l.page_tokens > 0 && (l.page_tokens % kAttentionBlock == 0 || 2 * l.page_tokens == kAttentionBlock), "{} heads of {}, pages of {} tokens",
            l.n_heads, l.head_dim, l.page_tokens);
   FG_CHECK(l.dtype == DType::f32 || l.dtype == DType::f16, "cache in {}", name(l.dtype));
   for (const KvSpan& s : spans)

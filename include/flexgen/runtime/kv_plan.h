@@ -87,7 +87,7 @@ inline KvRequirement kv_requirement(const KvDemand& d) {
   const int64_t of_micro_batch = in_micro_batch * of_sequence;
   r.smallest_staging_in = static_cast<size_t>(of_sequence);
   const auto wanted = static_cast<int64_t>(d.look_ahead_bytes / r.frame_bytes);
-  const int64_t ahead = coming == 0 ? of_sequence : d.overlap ? std::max(2 * of_micro_batch, wanted) : of_micro_batch;
+  const int64_t ahead = coming == 0 ? of_sequence : d.overlap ? std::max(2 * of_sequence, wanted) : std::min(of_micro_batch, wanted);
   r.staging_in = static_cast<size_t>(std::max(of_sequence, std::min({ahead, d.n_sequences * of_sequence, lower})));
 
   // Each span of a micro-batch can fill one page more than its tokens would alone. Twice that: one half is filled while the other is written.
@@ -97,15 +97,18 @@ inline KvRequirement kv_requirement(const KvDemand& d) {
   return r;
 }
 
-// Tokens of a page: 32 where all pages stay in memory. Where pages go to disk, enough for about 256 KiB, below which a disk is slow, but
-// at most an eighth of the sequence, so that the last, partly filled pages stay a small share of the memory.
-inline int64_t choose_page_tokens(DType dtype, int64_t n_kv_heads, int64_t head_dim, int64_t tokens_per_sequence, bool spills) {
-  if (!spills) return kAttentionBlock;
+// Tokens of a page: as few as the kernels take, 32 on a device, else 16 where that takes less memory. Where pages go to disk, enough for
+// about 256 KiB, below which a disk is slow, but at most an eighth of the sequence: the last, partly filled pages are to be a small share of
+// the memory.
+inline int64_t choose_page_tokens(DType dtype, int64_t n_kv_heads, int64_t head_dim, int64_t tokens_per_sequence, bool spills, bool device = false) {
   constexpr uint64_t kPageBytes = 256_KiB;
-  const KvLayout block{dtype, n_kv_heads, head_dim, kAttentionBlock};
-  const auto wanted = div_up<int64_t>(static_cast<int64_t>(kPageBytes), static_cast<int64_t>(block.page_bytes()));
-  const int64_t most = tokens_per_sequence / (8 * kAttentionBlock);
-  return kAttentionBlock * std::max<int64_t>(1, std::min(wanted, most));
+  const auto page = [&](int64_t tokens) { return KvLayout{dtype, n_kv_heads, head_dim, tokens}; };
+  const int64_t half = kAttentionBlock / 2;
+  const int64_t smallest = !device && kv_frame_bytes(page(half)) < kv_frame_bytes(page(kAttentionBlock)) ? half : kAttentionBlock;
+  if (!spills) return smallest;
+  const auto wanted = div_up<int64_t>(static_cast<int64_t>(kPageBytes), static_cast<int64_t>(page(kAttentionBlock).page_bytes()));
+  const int64_t blocks = std::min(wanted, tokens_per_sequence / (8 * kAttentionBlock));
+  return blocks > 0 ? blocks * kAttentionBlock : smallest;
 }
 
 }  // namespace flexgen

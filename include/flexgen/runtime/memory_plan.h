@@ -276,7 +276,8 @@ class MemoryPlanner {
     d.overlap = policy_.overlap;
     d.attend_on_host = plan_.device && policy_.cpu_cache_compute;
     d.layout = {policy_.kv_dtype, model_.n_kv_heads, model_.head_dim,
-                choose_page_tokens(policy_.kv_dtype, model_.n_kv_heads, model_.head_dim, demand_.tokens_per_sequence, share.device < 1)};
+                choose_page_tokens(policy_.kv_dtype, model_.n_kv_heads, model_.head_dim, demand_.tokens_per_sequence, share.device < 1,
+                                   plan_.device.has_value())};
     plan_.kv = kv_requirement(d);
     if (plan_.device) set_operations();
   }

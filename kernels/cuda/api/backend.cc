@@ -70,6 +70,7 @@ struct QueueBytes {
 };
 
 PagedLayout paged_layout(const KvLayout& l) {
+  FG_CHECK(l.page_tokens % kAttentionBlock == 0, "pages of {} tokens on a device", l.page_tokens);
   return {l.dtype, static_cast<int32_t>(l.n_heads), static_cast<int32_t>(l.head_dim), static_cast<int32_t>(l.page_tokens)};
 }
 
