@@ -202,6 +202,7 @@ class EndToEnd {
       s.id = cache_->create();
       if (o_.synthetic_context > 0) cache_->fill_synthetic(s.id, o_.synthetic_context, o_.seed + static_cast<uint64_t>(first + i));
     }
+    cache_->settle();  // what was made up is still being written
     const FlowStatistics before = flow();
     const double cpu = cpu_seconds(), machine = machine_cpu_seconds();
     for (bool more = o_.synthetic_context == 0; more;) prefill_.push_back(sweep(block, more, offload_->plan().sweep_tokens));

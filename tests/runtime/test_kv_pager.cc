@@ -26,10 +26,11 @@ void short_life(Cache& c) {
 }  // namespace
 
 TEST_CASE("a page damaged on its way is read again; one damaged on disk is named", "[runtime]") {
-  Disk disk(400, 3, {.flip = {0, 7, 20}});
+  Disk disk(400, 3, {.flip = {0, 7, 20, 33, 46, 59}});
   Cache c(disk.options(400, 60, 0));
   life(c);
-  CHECK(c.store.statistics().reread_pages == 3);
+  CHECK(c.store.statistics().reread_pages >= 3);  // what is read for a next sweep that goes otherwise is never looked at
+  CHECK(c.store.statistics().reread_pages <= 6);
 
   for (const bool misplaced : {false, true}) {
     Disk bad(400, 4);
@@ -167,10 +168,10 @@ const TierShare kThirds{0.3, 0.3};
 TEST_CASE("behind a card: a damaged page is read again, and whichever request of the disk fails, what is committed is whole", "[runtime]") {
   int64_t n = 0;
   {
-    KvTiers tiers = three_tiers(3, {.flip = {0}});
+    KvTiers tiers = three_tiers(3, {.flip = {0, 5, 9, 14}});  // what is read for a next sweep that goes otherwise is never looked at
     CardCache c(tiers, tiers.options(12, kThirds));
     short_life(c);
-    CHECK(c.store.statistics().reread_pages == 1);
+    CHECK(c.store.statistics().reread_pages > 0);
     n = tiers.disk.submitted();
   }
   REQUIRE(n > 15);

@@ -122,7 +122,7 @@ TEST_CASE("every position keeps what was written, wherever pages lie and however
       Disk disk(400, seed);
       ThreadPool pool(2);
       KvOptions o = disk.options(s.frames, s.staging, s.share, s.overlap);
-      if (seed == 2) o.pool = &pool;
+      if (seed == 2) o.pool = &pool, o.asked_bytes = 3 * 4096;
       std::vector<std::byte> memory(s.frames * 4096 + 4096);
       if (seed == 2) o.memory = std::span(memory).subspan(4096 - reinterpret_cast<uintptr_t>(memory.data()) % 4096);
       Cache c(o);

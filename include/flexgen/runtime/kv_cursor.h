@@ -4,6 +4,9 @@
 // sweep and claims pages: those on disk are read into staging frames, as far ahead as there are such frames, always in order. So the
 // next page that is needed is never behind one that is not. A unit's first pages that are attended on the host are not claimed.
 //
+// The next sweep will most likely begin with the same sequences. So once all of a sweep is claimed the cursor reads on from its beginning;
+// what the next plan then does not ask for is given up.
+//
 //   released <= acquired <= claimed: units before these are done with, in use, claimed
 #pragma once
 
@@ -55,9 +58,16 @@ class KvCursor {
     first_unit_.push_back(units_.size());
     on_host_.assign(pager_.options().attend_on_host ? n_units() : 0, 0);
     released_ = acquired_ = claimed_ = claimed_pages_ = 0;
+    next_unit_ = next_page_ = 0;
     running_ = true;
   }
   void end() { running_ = false; }
+  // The sweep was broken off, and nothing is claimed any more.
+  void abandon() {
+    end();
+    next_.clear();
+    next_unit_ = kNowhere;
+  }
   bool running() const { return running_; }
 
   size_t n_units() const { return static_cast<size_t>(pager_.options().n_layers) * units_.size(); }
@@ -91,8 +101,9 @@ class KvCursor {
     released_ = acquired_;
   }
 
-  // Claims the pages of units up to limit, in order, as far as there are staging frames. force: spare frames will do.
-  void advance(size_t limit, bool force = false) {
+  // Claims the pages of units up to limit, in order, as far as that is possible.
+  void advance(size_t limit, KvPager::Urgency urgency) {
+    pager_.poll_reads();
     while (claimed_ < limit) {
       const Unit& u = unit(claimed_);
       // Pages that an earlier span of the same sequence fills in this layer are not known before it is done with.
@@ -102,15 +113,53 @@ class KvCursor {
       if (claimed_pages_ == 0 && !on_host_.empty()) on_host_[claimed_] = count_on_host(u, *k, *v);
       const size_t first = on_host(claimed_), n_k = std::min(n, k->size()) - first, n_v = std::min(n, v->size()) - first;
       for (; claimed_pages_ < n_k + n_v; ++claimed_pages_)
-        if (!pager_.claim(claimed_pages_ < n_k ? (*k)[first + claimed_pages_] : (*v)[first + claimed_pages_ - n_k], force)) return pager_.flush();
+        if (!pager_.claim(claimed_pages_ < n_k ? (*k)[first + claimed_pages_] : (*v)[first + claimed_pages_ - n_k], urgency)) return pager_.flush();
       ++claimed_;
       claimed_pages_ = 0;
     }
     pager_.flush();
   }
 
+  // All of this sweep is claimed, or it has ended: claims for the next one, in layers that are done with. Not after its tables have changed.
+  void read_on() {
+    pager_.poll_reads();
+    for (; next_unit_ < released_; ++next_unit_, next_page_ = 0) {
+      if (unit(next_unit_).previous >= 0) continue;  // a sequence that was seen already
+      const auto [k, v] = lists(next_unit_);
+      for (; next_page_ < k->size() + v->size(); ++next_page_) {
+        const KvPageId id = next_page_ < k->size() ? (*k)[next_page_] : (*v)[next_page_ - k->size()];
+        if (!pager_[id].in_slot() || (!on_host_.empty() && pager_.goes_to_host(id))) continue;  // there already
+        if (!pager_.claim(id, KvPager::Urgency::later)) return pager_.flush();
+        next_.push_back(id);
+      }
+    }
+    pager_.flush();
+  }
+  // What was claimed for this sweep before it began: it has claims of its own now.
+  void give_up_next() {
+    for (const KvPageId id : next_) pager_.unclaim(id);
+    next_.clear();
+  }
+  // false: there was nothing to give up
+  bool stop_reading_on() {
+    const bool any = !next_.empty();
+    give_up_next();
+    next_unit_ = kNowhere;
+    return any;
+  }
+  // A sequence gives up a page; tables change.
+  void forget(KvPageId id) {
+    next_unit_ = kNowhere;
+    if (pager_[id].claims > 0)
+      std::erase_if(next_, [&](KvPageId other) {
+        if (other == id) pager_.unclaim(id);
+        return other == id;
+      });
+  }
+
   // Gives up what is claimed beyond the units that are acquired; false: nothing is.
   bool rewind() {
+    if (stop_reading_on()) return true;
     if (!running_ || (claimed_ == acquired_ && claimed_pages_ == 0)) return false;
     for (size_t i = acquired_; i < claimed_; ++i) for_each_page(i, [&](KvPageId id) { pager_.unclaim(id); });
     size_t left = claimed_pages_;
@@ -153,6 +202,10 @@ class KvCursor {
   std::vector<size_t> on_host_;                 // of each unit of the sweep; empty: no page is attended on the host
   size_t released_ = 0, acquired_ = 0;
   size_t claimed_ = 0, claimed_pages_ = 0;      // and that many pages of the next unit
+
+  static constexpr size_t kNowhere = SIZE_MAX;
+  size_t next_unit_ = kNowhere, next_page_ = 0; // where reading on for the next sweep has come to
+  std::vector<KvPageId> next_;                  // claimed for it
 };
 
 }  // namespace flexgen

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 
+#include "flexgen/base/bytes.h"
 #include "flexgen/base/thread_pool.h"
 #include "flexgen/base/trace.h"
 #include "flexgen/io/io_engine.h"
@@ -34,6 +35,7 @@ struct KvOptions {
   bool attend_on_host = false;
   std::span<std::byte> host_memory;  // the slots on the host, for that
   bool overlap = true;          // false: a page is read only when it is needed
+  uint64_t asked_bytes = 16_MiB;  // that may be asked for ahead and not be there: what keeps a disk busy; reads of others wait behind it
   IoEngine* io = nullptr;       // outlives the store, as do the next four
   int spill_fd = -1;            // without slots on disk it is a name alone
   std::string spill_name;       // for messages

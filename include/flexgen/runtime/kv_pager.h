@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -222,23 +223,32 @@ class KvPager {
 
   // --- in
 
-  // A page will be used: one on disk takes a staging frame, and its reading is queued. false: there is no such frame, and nothing is
-  // claimed. force: a spare frame will do.
-  bool claim(KvPageId id, bool force) {
+  // How much it matters that a page comes: only where the disk has not enough to do; where there is a staging frame; in any case
+  enum class Urgency : uint8_t { later, soon, now };
+
+  // A page will be used: one on disk takes a staging frame, or a spare one if it must, and its reading is queued. false: nothing is claimed.
+  bool claim(KvPageId id, Urgency urgency) {
     KvPage& p = pages_[id];
     if (p.in_slot() && !p.staged) {
       const bool room = staged_ < options_.staging_frames && (p.in_frame() || frames_.left() > 0);
-      if (!room && !force) return false;
+      if (!room && urgency != Urgency::now) return false;
       if (!p.in_frame()) {
+        if (urgency == Urgency::later && asked_.size() * page_bytes() >= options_.asked_bytes) return false;
         if (!room && !find_room()) fail_full();
         p.frame = frames_.allocate();
         start_read(p);
+        asked_.push_back(id);
       }
       p.staged = true;
       ++staged_;
     }
     ++p.claims;
     return true;
+  }
+  // Sees which pages have come. What was queued before must have been flushed.
+  void poll_reads() {
+    const auto coming = [&](const KvPage& p) { return p.io == KvPage::Io::reading && !ticket(p).done(); };
+    while (!asked_.empty() && !coming(pages_[asked_.front()])) asked_.pop_front();
   }
   void unclaim(KvPageId id) {
     KvPage& p = pages_[id];
@@ -365,7 +375,7 @@ class KvPager {
     const bool leaves_anyway = std::find(leaving_.begin(), leaving_.end(), id) != leaving_.end();
     if (!leaves_anyway) wait_until_written(id);
     if (!p.in_frame() || arriving(id)) {
-      claim(id, true);
+      claim(id, Urgency::now);
       fetched_.push_back(id);
       one_.assign(1, id);
       bring_in(one_);
@@ -491,6 +501,7 @@ class KvPager {
   std::vector<KvPageId> leaving_;          // to their slots, with write_behind
   std::vector<KvPageId> fetched_;          // of these, claimed until then
   std::vector<KvPageId> one_;
+  std::deque<KvPageId> asked_;             // that had not come at last sight, and some behind them that had
   int32_t layer_ = -1, micro_batch_ = -1;
   KvStatistics stats_;
 };

@@ -61,6 +61,7 @@ class KvStore {
   // a sequence with the same committed tokens: full pages are shared, the last one is copied if it is partly filled
   SequenceId fork(SequenceId from) {
     FG_CHECK(!cursor_.running(), "a fork within a sweep");
+    cursor_.stop_reading_on();
     const SequenceId to = create();
     const KvTable& source = table(from);
     KvTable& target = table(to);
@@ -97,7 +98,10 @@ class KvStore {
     KvTable& t = table(id);
     const size_t keep = n_pages(n_tok);
     for (auto& list : t.pages)
-      for (; list.size() > keep; list.pop_back()) pager_.disown(list.back());
+      for (; list.size() > keep; list.pop_back()) {
+        cursor_.forget(list.back());
+        pager_.disown(list.back());
+      }
     t.length = std::min(t.length, n_tok);
   }
 
@@ -132,6 +136,16 @@ class KvStore {
     abort_sweep();
     cursor_.begin(plan, [this](SequenceId id) -> KvTable& { return table(id); });
     n_micro_batches_ = plan.micro_batches.size();
+    advance();                   // takes over what the sweep before has read on for
+    cursor_.give_up_next();
+  }
+
+  // Called now and then while something else is computed, also after the end of a sweep as long as its sequences are as they were: so
+  // that reading ahead does not stop.
+  void advance() {
+    if (!ahead()) return;
+    if (cursor_.running()) cursor_.advance(cursor_.n_units(), KvPager::Urgency::later);
+    if (!cursor_.running() || cursor_.claimed() == cursor_.n_units()) cursor_.read_on();
   }
 
   // The next spans of a micro-batch, at least one, with their pages in this layer up to their ends; missing pages are added. What comes
@@ -143,17 +157,16 @@ class KvStore {
     FG_CHECK(cursor_.released() == first && first >= begin && first < end, "layer {}, micro-batch {} out of turn", layer, micro_batch);
     pager_.set_place(layer, micro_batch);
     pager_.poll_writes();
-    const size_t limit = ahead() ? cursor_.n_units() : end;
-    cursor_.advance(limit);
+    cursor_.advance(ahead() ? first + 1 : end, KvPager::Urgency::soon);
     while (cursor_.claimed() == first && pager_.writing()) {  // staging frames are held by pages that are still being written
       pager_.wait_for_write();
-      cursor_.advance(limit);
+      cursor_.advance(first + 1, KvPager::Urgency::soon);
     }
-    if (cursor_.claimed() == first) cursor_.advance(first + 1, true);
+    if (cursor_.claimed() == first) cursor_.advance(first + 1, KvPager::Urgency::now);
     FG_CHECK(cursor_.claimed() > first, "the cache's next pages cannot be brought in");
+    advance();
 
-    // Half of the staging frames at a time, so that the other half fills meanwhile
-    const size_t last = cursor_.next_end(end, ahead() ? std::max<size_t>(1, pager_.options().staging_frames / 2) : pager_.options().frames);
+    const size_t last = cursor_.next_end(end, at_once());
     arriving_.clear();
     for (size_t i = first; i < last; ++i)
       cursor_.for_each_page(i, [&](KvPageId id) {
@@ -179,7 +192,7 @@ class KvStore {
     }
     pager_.write_behind();
     cursor_.release();
-    if (ahead()) cursor_.advance(cursor_.n_units());
+    advance();
     pager_.flush();
   }
 
@@ -187,6 +200,7 @@ class KvStore {
   void end_sweep() {
     FG_CHECK(cursor_.running() && cursor_.released() == cursor_.n_units(), "the sweep is at {} of {} spans", cursor_.released(), cursor_.n_units());
     cursor_.end();
+    advance();
     pager_.note_peak();
     pager_.poll_writes();
   }
@@ -194,12 +208,15 @@ class KvStore {
   // The sweep was broken off, wherever it was: everything in flight ends, staging frames are free. What it appended stays until truncated.
   void abort_sweep() noexcept {
     if (!cursor_.running()) return;
-    cursor_.end();
+    cursor_.abandon();
     pager_.forget_claims();
   }
 
-  // Waits until nothing is in flight. A page whose write failed stays in memory.
-  void settle() noexcept { pager_.settle(); }
+  // Waits until nothing is in flight, and keeps nothing for a next sweep. A page whose write failed stays in memory.
+  void settle() noexcept {
+    cursor_.stop_reading_on();
+    pager_.settle();
+  }
 
   KvStatistics statistics() const { return pager_.statistics(); }
   // frames and slots that are in use, those of pages in flight included
@@ -217,6 +234,13 @@ class KvStore {
   size_t n_lists() const { return static_cast<size_t>(2 * pager_.options().n_layers); }
   size_t n_pages(int64_t n_tok) const { return static_cast<size_t>(div_up(n_tok, layout_.page_tokens)); }
   bool ahead() const { return pager_.options().overlap && pager_.spills(); }
+  // Pages in staging frames that are acquired together: with overlap half of those that are on their way, or of the frames, so that the
+  // other half comes meanwhile; what came last is in the CPU's cache
+  size_t at_once() const {
+    const KvOptions& o = pager_.options();
+    if (!ahead()) return o.frames;
+    return std::max<size_t>(1, std::min<size_t>(o.staging_frames, static_cast<size_t>(o.asked_bytes) / page_bytes()) / 2);
+  }
 
   void make_room() {
     while (!pager_.find_room())
@@ -246,7 +270,7 @@ class KvStore {
   void copy_last_pages(const KvTable& source, size_t i, SequenceId to) {
     for (size_t list = 0, end = 0; list < n_lists();) {
       arriving_.clear();
-      for (; end < n_lists() && pager_.claim(source.pages[end][i], end == list); ++end)
+      for (; end < n_lists() && pager_.claim(source.pages[end][i], end == list ? KvPager::Urgency::now : KvPager::Urgency::soon); ++end)
         if (pager_.arriving(source.pages[end][i])) arriving_.push_back(source.pages[end][i]);
       pager_.bring_in(arriving_);
       for (; list < end; ++list) {

@@ -278,6 +278,7 @@ class Sweep {
         }
       });
       weights_.release(*op.weight, first, last);
+      cache_.advance();
       first = last;
     }
   }
