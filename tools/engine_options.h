@@ -167,7 +167,8 @@ inline void add_engine_options(CLI::App& command, EngineFlags& f) {
   toggle("--overlap", f.overlap, "Read ahead and write behind while computing; off: everything when it is needed [on]");
   toggle("--sep-layer", f.sep_layer,
          "Attention and MLP are separate steps; off: one, which holds more weights and hands activations on disk over half as often [on]");
-  toggle("--pin-weight", f.pin_weight, "Host weights in page-locked memory for a GPU; without one it has no effect [on]");
+  toggle("--pin-weight", f.pin_weight,
+         "Host weights in page-locked memory; off: only the slots through which they pass. Without a card it has no effect [on]");
   command
       .add_option("--gpu-memory", f.gpu_memory, "Budget of the card's memory, as in 16GiB; without a card it has no effect [what is free]")
       ->type_name("SIZE")

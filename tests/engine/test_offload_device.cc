@@ -50,6 +50,7 @@ struct Outcome {
   std::optional<Fault> fault;
   std::string message;
   MemoryPlan::OnDevice on_device;
+  uint64_t host_weights = 0, pageable = 0;  // bytes
   uint64_t to_device_bytes = 0, from_device_bytes = 0;
 };
 
@@ -80,12 +81,18 @@ class DeviceRun {
         DeferredBackend backend(card, *backends().front());
         MemoryPlan p = plan(policy, {&backend, card.free_bytes()});
         o.on_device = *p.device;
+        o.host_weights = p.weights.host_bytes();
         Offload offload(model_, policy, std::move(p), pool_,
                         {.io_engine = "threads",
                          .faults = faults.empty() ? std::nullopt : std::optional(parse_fault_spec(faults)),
                          .spill_folder = spill_.path(),
                          .device = &backend,
                          .host = backends().front()});
+        const auto pinned = [&](const Arena& a) { return a.size() > 0 && card.pinned(a.memory().data(), a.size()); };
+        CHECK(pinned(offload.arena()));
+        CHECK_FALSE(pinned(offload.pageable()));
+        CHECK(card.pins() == 1);
+        o.pageable = offload.pageable().size();
         o.tokens = answers(offload, backend.operations());
         offload.check_disk();
         o.to_device_bytes = offload.device_io()->device_statistics().to_device.bytes;
@@ -180,6 +187,28 @@ TEST_CASE("cache pages in host memory are attended there: the same tokens", "[en
       }
 }
 
+TEST_CASE("host weights in pageable memory: the same tokens, and the card copies from pinned memory alone", "[engine][device]") {
+  DeviceRun run;
+  const Tokens want = run.want();
+  uint64_t seed = 0;
+  for (const bool pin : {false, true})
+    for (const TierShare& weights : {TierShare{1, 0}, TierShare{0, 1}, TierShare{0.3, 0.3}})
+      for (const auto lateness : {Lateness::late, Lateness::early, Lateness::random})
+        for (const bool overlap : {false, true}) {
+          CAPTURE(pin, weights.device, weights.host, ++seed);
+          if (FLEXGEN_SANITIZED && seed % 5 != 0) continue;
+          run.policy.pin_weight = pin;
+          run.policy.overlap = overlap;
+          run.policy.shares = Policy::Shares{weights, {0.5, 0.3}, {1, 0}};
+          const Outcome o = run({.lateness = lateness, .seed = seed});
+          INFO(o.message);
+          CHECK(o.message == "");
+          CHECK(o.tokens == want);
+          CHECK((o.host_weights > 0) == (weights.host > 0));
+          CHECK(o.pageable == (pin ? 0 : round_up<uint64_t>(o.host_weights, Arena::kHugePage)));
+        }
+}
+
 TEST_CASE("without shares the card's memory is filled first, then the host's", "[engine][device]") {
   DeviceRun run;
   const Tokens want = run.want();
@@ -208,6 +237,7 @@ TEST_CASE("a card that breaks or runs out of memory at any call: its message, an
   DeviceRun run;
   const Tokens want = run.want();
   run.policy.shares = Policy::Shares{{0.3, 0.3}, {0.3, 0.3}, {0.3, 0.3}};
+  run.policy.pin_weight = GENERATE(true, false);
   int broken = 0;
   for (int64_t n = 1;; n = n < 100 ? n + (FLEXGEN_SANITIZED ? 13 : 3) : n + n / (FLEXGEN_SANITIZED ? 2 : 8)) {
     CAPTURE(n);
@@ -224,6 +254,9 @@ TEST_CASE("a card that breaks or runs out of memory at any call: its message, an
   const Outcome o = run({.fail_allocation = 1});
   CHECK(o.fault == Fault::space);
   CHECK_THAT(o.message, Catch::Contains("memory of the card"));
+  const Outcome refused = run({.fail_pin = 1});
+  CHECK(refused.fault == Fault::space);
+  CHECK_THAT(refused.message, Catch::Contains("pinning") && Catch::Contains("failed on purpose"));
 }
 
 TEST_CASE("a disk that fails below a card is blamed", "[engine][device]") {

@@ -25,13 +25,12 @@ namespace {
 
 constexpr size_t kSlot = 16_KiB;       // also of a place in the file, and of a page of the device
 constexpr size_t kPlaces = 24;
-constexpr std::array<size_t, 2> kExtents{4, 16};  // where they begin, in places
+constexpr std::array<size_t, 2> kExtents{4, 16};  // where they begin, in places; the first one is pinned
 constexpr size_t kExtentPlaces = 4;
 constexpr std::byte kPoison{0xEE};
 
-bool in_extent(size_t place) {
-  return std::any_of(kExtents.begin(), kExtents.end(), [&](size_t e) { return place >= e && place < e + kExtentPlaces; });
-}
+bool in_extent(size_t place, size_t e) { return place >= kExtents[e] && place < kExtents[e] + kExtentPlaces; }
+bool in_extent(size_t place) { return in_extent(place, 0) || in_extent(place, 1); }
 
 Bytes content(size_t bytes, uint64_t seed) {
   Bytes out(bytes);
@@ -64,7 +63,8 @@ struct DeviceRig {
         compute(device),
         memory(device, kPlaces * kSlot),
         bounce(device, o.slots * kSlot),
-        extents{Pinned(device, kExtentPlaces * kSlot), Pinned(device, kExtentPlaces * kSlot)},
+        pinned(device, kExtentPlaces * kSlot),
+        pageable(kExtentPlaces * kSlot),
         disk(static_cast<uint32_t>(o.seed), o.faults),
         io({.device = device,
             .compute = compute,
@@ -72,13 +72,12 @@ struct DeviceRig {
             .disk = o.disk ? o.disk : &disk,
             .bounce = bounce.buffer.bytes(),
             .slot_bytes = kSlot,
-            .resident = {{file.get(), kExtents[0] * kSlot, extents[0].buffer.bytes()}, {file.get(), kExtents[1] * kSlot, extents[1].buffer.bytes()}},
+            .resident = {{file.get(), kExtents[0] * kSlot, pinned.buffer.bytes()}, {file.get(), kExtents[1] * kSlot, pageable.bytes(), false}},
             .trace = &trace}) {}
 
   std::byte* page(size_t i) const { return memory.data() + i * kSlot; }
-  std::byte* extent(size_t place) const {
-    const size_t e = place >= kExtents[1] ? 1 : 0;
-    return extents[e].buffer.data() + (place - kExtents[e]) * kSlot;
+  const std::byte* extent(size_t place) const {
+    return in_extent(place, 0) ? pinned.buffer.data() + (place - kExtents[0]) * kSlot : pageable.data() + (place - kExtents[1]) * kSlot;
   }
   Bytes on_disk(size_t place, size_t bytes) const {
     Bytes out(bytes);
@@ -109,7 +108,8 @@ struct DeviceRig {
   const DeviceStream compute;
   const DeviceMemory memory;
   const Pinned bounce;
-  const std::array<Pinned, 2> extents;
+  Pinned pinned;
+  Buffer pageable;
   Trace trace{100'000};
   std::deque<IoTicket> tickets;
   FakeIoEngine disk;
@@ -190,7 +190,9 @@ TEST_CASE("bytes go where they belong and hashes are theirs, whatever runs when"
       CHECK(rig.errors() == std::vector<int>(rig.tickets.size()));
       rig.tickets.clear();
     };
-    const auto hash = [&](size_t place, const Bytes& b) { return in_extent(place) ? kUntouched : XXH3_64bits_withSeed(b.data(), b.size(), place); };
+    const auto hash = [&](size_t place, const Bytes& b) {
+      return in_extent(place, 0) ? kUntouched : XXH3_64bits_withSeed(b.data(), b.size(), place);
+    };
 
     // page i to place order[i], of odd sizes
     std::vector<Bytes> want(kPlaces);
@@ -240,7 +242,7 @@ TEST_CASE("bytes go where they belong and hashes are theirs, whatever runs when"
 }
 
 TEST_CASE("copies come after the kernels that were given before, and kernels that follow a ticket see the bytes", "[io][device_io]") {
-  constexpr std::array<size_t, 4> kUsed{0, 5, 9, 17};  // two places on disk, two in extents
+  constexpr std::array<size_t, 4> kUsed{0, 5, 9, 17};  // two places on disk, one in each extent
   constexpr size_t kRounds = 6;
   for_all_schedules(6, [&](Lateness lateness, uint64_t seed) {
     DeviceRig rig({.lateness = lateness, .seed = seed});
@@ -338,7 +340,7 @@ TEST_CASE("a device that fails at any call ends tickets with kDevice, and nothin
         DeviceRig rig({.lateness = lateness, .seed = static_cast<uint64_t>(n), .slots = 2, .fail_call = n});
         ++made;
         std::vector<IoRequest> batch;
-        for (const size_t p : {0, 1, 2, 3, 4, 5}) batch.push_back(rig.request(p % 2 == 0 ? Op::write : Op::read, p, p));
+        for (const size_t p : {0, 1, 2, 3, 4, 5, 16, 17}) batch.push_back(rig.request(p % 2 == 0 ? Op::write : Op::read, p, p));
         rig.io.submit(batch);
         const std::vector<int> errors = rig.errors();
         for (const int e : errors) {
@@ -366,11 +368,11 @@ TEST_CASE("a device that fails at any call ends tickets with kDevice, and nothin
       ++failures;
     }
     CHECK(failures > made);  // it also failed before the engine was there
-    CHECK(n_ended > 6);
+    CHECK(n_ended > 8);
   }
 }
 
-TEST_CASE("neither direction waits for the other one, nor copies from and to extents for the disk", "[io][device_io]") {
+TEST_CASE("neither direction waits for the other one, nor copies from and to pinned extents for the disk", "[io][device_io]") {
   const auto wait_until = [](auto&& condition) {
     while (!condition()) std::this_thread::yield();
   };
@@ -470,7 +472,7 @@ TEST_CASE("an engine without a disk has extents alone", "[io][device_io]") {
 
   IoRequest r = whole;
   r.fd = 3;
-  CHECK_FAULT(submit(io, r), Fault::internal, "65536 bytes from disk, slots have 0");
+  CHECK_FAULT(submit(io, r), Fault::internal, "65536 bytes through a slot of 0");
   r = whole;
   r.offset = 1;
   CHECK_FAULT(submit(io, r), Fault::internal, "65536 bytes at 1 leave an extent");
@@ -485,6 +487,31 @@ TEST_CASE("an engine without a disk has extents alone", "[io][device_io]") {
   r.ticket = nullptr;
   CHECK_FAULT(submit(io, r), Fault::internal, "without a free ticket");
   CHECK(ticket.done());
+}
+
+TEST_CASE("pageable memory behind a device needs slots, and no disk", "[io][device_io]") {
+  for_all_schedules(3, [](Lateness lateness, uint64_t seed) {
+    FakeDevice device({.lateness = lateness, .seed = seed});
+    const DeviceStream compute(device);
+    const DeviceMemory memory(device, 4 * kSlot);
+    Pinned bounce(device, 2 * kSlot);
+    Buffer host(4 * kSlot);
+    DeviceIoOptions o{.device = device, .compute = compute, .device_memory = {memory.memory()}, .resident = {{-1, 0, host.bytes(), false}}};
+    CHECK_FAULT(DeviceIoEngine(o), Fault::internal, "0 slots of 0 bytes");
+    o.bounce = bounce.buffer.bytes(), o.slot_bytes = kSlot;
+    DeviceIoEngine io(o);
+    const Bytes bytes = content(host.size(), seed);
+    std::memcpy(host.data(), bytes.data(), bytes.size());
+    std::deque<IoTicket> tickets;
+    std::vector<IoRequest> batch;
+    for (size_t i = 0; i < 4; ++i) batch.push_back({Op::read, -1, i * kSlot, memory.data() + i * kSlot, kSlot, &tickets.emplace_back()});
+    io.submit(batch);
+    io.drain();
+    CHECK(device.peek(memory.data(), bytes.size()) == bytes);
+    CHECK(io.device_statistics().slot_waits > 0);
+    batch[0].bytes = kSlot + 1;
+    CHECK_FAULT(submit(io, batch[0]), Fault::internal, "16385 bytes through a slot of 16384");
+  });
 }
 
 TEST_CASE("what an engine cannot be made of is a bug of its maker", "[io][device_io]") {

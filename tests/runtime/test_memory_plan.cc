@@ -2,6 +2,8 @@
 // Plans for the small golden model and for OPT-6.7B's shape: the sums are the budget's, shares are met, what is missing is said.
 #include "flexgen/runtime/memory_plan.h"
 
+#include <numeric>
+
 #include "flexgen/format/model_writer.h"
 #include "flexgen/model/synthetic.h"
 #include "kernels/registry.h"
@@ -144,6 +146,19 @@ TEST_CASE("with a card two budgets are filled and never exceeded, the card's fir
   CHECK(shared.kv.host_pages > 0);
   CHECK(shared.kv.disk_pages > 0);
   CHECK(shared.device->bounce_slot >= shared.kv.frame_bytes);
+
+  // weights that are not pinned leave the arena, and what they pass through is in it either way
+  CHECK(shared.pageable_bytes() == 0);
+  policy.pin_weight = false;
+  const MemoryPlan pageable = make_memory_plan(m.file(), m.model(), policy, demand(16, 600), kProcess, room);
+  CHECK(pageable.weights.host_bytes() == shared.weights.host_bytes());
+  CHECK(pageable.pageable_bytes() == round_up<uint64_t>(shared.weights.host_bytes(), Buffer::kHugePage));
+  const auto all = [](const std::vector<uint64_t>& pieces) { return std::accumulate(pieces.begin(), pieces.end(), uint64_t{0}); };
+  CHECK(all(shared.host_pieces()) - all(pageable.host_pieces()) == shared.weights.host_bytes());
+  CHECK(pageable.device->bounce_bytes >= 2 * TieredWeights::slot_bytes(m.file()));
+  CHECK(pageable.arena_bytes() >= pageable.device->bounce_bytes);
+  CHECK(sum(pageable) <= pageable.memory_bytes());
+  CHECK(pageable.memory_bytes() >= pageable.arena_bytes() + pageable.pageable_bytes() + kProcess.used_bytes);
 }
 
 TEST_CASE("whole micro-batches go to disk: of few, perhaps none, and then the plan knows no disk for them", "[runtime]") {

@@ -4,7 +4,7 @@
 //   LanguageModel + Policy + Demand  ->  MemoryPlan  ->  Offload  ->  Engine
 //
 // With a device, the pieces that computing touches are its memory, and a DeviceIoEngine stands between that and the arena, which is then
-// pinned, and the files.
+// pinned, and the files. Weights that are not to be pinned lie in an arena of their own.
 #pragma once
 
 #include <algorithm>
@@ -53,6 +53,7 @@ class Offload {
     backend_ = options.device;
     host_backend_ = options.host;
     arena_ = Arena(plan_.arena_bytes(), backend_ ? &backend_->device() : nullptr);
+    pageable_ = Arena(plan_.pageable_bytes());
     cut();
     io_ = make_io_engine({.engine = options.io_engine, .memory = transfer_memory(), .faults = std::move(options.faults), .trace = options.trace});
     TieredWeightsOptions w{.verify = policy.verify,
@@ -70,6 +71,7 @@ class Offload {
 
   const MemoryPlan& plan() const { return plan_; }
   const Arena& arena() const { return arena_; }
+  const Arena& pageable() const { return pageable_; }  // of host weights that are not pinned
   QueuedEngine& io() const { return *io_; }
   bool direct() const { return file_.direct(); }  // weights are read past the page cache
   TieredWeights& weights() { return *weights_; }
@@ -152,7 +154,8 @@ class Offload {
   void start_device(const LanguageModel& model) {
     Device& device = backend_->device();
     stream_.emplace(device);
-    std::vector<HostExtent> extents = TieredWeights::host_extents(model.file(), plan_.weights, file_.fd(), host_weights_);
+    std::vector<HostExtent> extents = TieredWeights::host_extents(model.file(), plan_.weights, file_.fd(), host_weights_,
+                                                                   plan_.device->pinned_weights);
     if (!host_kv_.empty()) extents.push_back({kv_fd(), plan_.kv.host_offset(), host_kv_});
     if (!host_hidden_.empty()) extents.push_back({hidden_fd(), plan_.hidden_disk_bytes, host_hidden_});
     const auto place = [](const HostExtent& e) { return std::tie(e.fd, e.offset); };
@@ -208,7 +211,8 @@ class Offload {
     };
     cut(fast, take);
     cut({{&vectors_, on.vectors_bytes}, {&workspace_, on.workspace_bytes}, {&merged_, on.merged_bytes}}, take);
-    cut({{&host_weights_, plan_.weights.host_bytes()},
+    if (!on.pinned_weights) host_weights_ = pageable_.take(plan_.weights.host_bytes());
+    cut({{&host_weights_, on.pinned_weights ? plan_.weights.host_bytes() : 0},
          {&host_kv_, plan_.kv.host_bytes()},
          {&host_hidden_, plan_.hidden_host_bytes},
          {&bounce_, on.bounce_bytes},
@@ -242,13 +246,13 @@ class Offload {
   Trace* const trace_;
   IoFile file_;  // the model file, past the page cache
   std::optional<SpillFile> kv_spill_, hidden_spill_;
-  Arena arena_;
+  Arena arena_, pageable_;
   DeviceBackend* backend_ = nullptr;
   const Backend* host_backend_ = nullptr;
   DeviceMemory device_memory_;
   std::span<std::byte> resident_, ring_, rows_, kv_, hidden_, frames_, scratch_, head_;  // of the device, or of the arena
   std::span<std::byte> vectors_, workspace_, merged_;                                   // of the device
-  // of the arena, with a device
+  // of the arenas, with a device
   std::span<std::byte> host_weights_, host_kv_, host_hidden_, bounce_, arguments_, staging_, host_logits_, attended_;
   std::unique_ptr<QueuedEngine> io_;  // ends before the memory and files that it works on, as do the next three
   std::optional<DeviceStream> stream_;

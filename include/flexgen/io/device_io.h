@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// An I/O engine whose requests read into a device's memory and write from it. What a request names in a file lies in pinned host memory
-// (an extent), or in the file itself, which another engine reads and writes; then it passes through a slot of pinned memory:
+// An I/O engine whose requests read into a device's memory and write from it. What a request names in a file lies in host memory (an
+// extent), or in the file itself, which another engine reads and writes. Only pinned extents are copied from and to as they are; all else
+// passes through a slot of pinned memory:
 //
-//   read    extent ------------------------------------------> copy to the device -> done
-//           file ---> a slot is free -> disk reads -> hash -> copy to the device -> done, slot free
-//   write   extent -> copy from the device -> done
-//           file ---> a slot is free -> copy from the device -> hash -> disk writes -> done, slot free
+//   read    pinned extent -----------------------------------------> copy to the device -> done
+//           file -------> a slot is free -> disk reads ----> hash -> copy to the device -> done, slot free
+//           pageable ---> a slot is free -> memory copy ---> hash -> copy to the device -> done, slot free
+//   write   pinned extent -> copy from the device -> done
+//           file -------> a slot is free -> copy from the device -> hash -> disk writes -> done, slot free
+//           pageable ---> a slot is free -> copy from the device -> hash -> memory copy -> done, slot free
 //
 // - A ticket is done when the bytes are where they belong. Errors of the disk are passed on. One of the device is IoTicket::kDevice, for
 //   that request and for all that follow; rethrow() has what the device said. What the requests named may then be touched until the
@@ -13,9 +16,9 @@
 // - Copies come after everything that the compute stream had been given when the request was submitted: kernels that read what will be
 //   overwritten, or write what will be copied. When a ticket is done, kernels that use the data may follow on that stream. submit gives
 //   the compute stream work (an event), so that nobody else may do so at the same time.
-// - The hash of a request is that of its content as it passed through its slot; what lies in an extent is not hashed, and *hash stays.
-// - Each direction has its own stream and its own slots, so that neither waits for the other. Copies from and to extents are given to the
-//   stream at once, however many there are.
+// - The hash of a request is that of its content as it passed through its slot; what lies in a pinned extent is not hashed, and *hash stays.
+// - Each direction has its own stream and its own slots, so that neither waits for the other. Copies from and to pinned extents are given
+//   to the stream at once, however many there are.
 // - Requests whose data is elsewhere go to the disk's engine as they are, and are that engine's to count.
 #pragma once
 
@@ -24,6 +27,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <iterator>
 #include <mutex>
@@ -46,11 +50,12 @@
 
 namespace flexgen {
 
-// This part of a file lies in pinned host memory instead and never touches the disk
+// This part of a file lies in host memory instead and never touches the disk
 struct HostExtent {
   int fd = -1;
   uint64_t offset = 0;
   std::span<std::byte> memory;
+  bool pinned = true;
 };
 
 // All that it names outlives the engine
@@ -59,8 +64,8 @@ struct DeviceIoOptions {
   Device::Stream compute;                           // uses what requests move
   std::vector<std::span<std::byte>> device_memory;  // a request's data lies in one of them wholly, or in none
   IoEngine* disk = nullptr;                         // for what lies in files; null where all is in extents
-  std::span<std::byte> bounce = {};                 // pinned, on kIoAlign; at least two slots where there is a disk
-  size_t slot_bytes = 0;                            // a multiple of kIoAlign, and the most that a request to the disk moves
+  std::span<std::byte> bounce = {};                 // pinned, on kIoAlign; at least two slots where anything needs them
+  size_t slot_bytes = 0;                            // a multiple of kIoAlign, and the most that a request through a slot moves
   std::vector<HostExtent> resident = {};            // by fd and offset; a request lies in one of them wholly, or in none
   Trace* trace = nullptr;
 };
@@ -83,13 +88,13 @@ class DeviceIoEngine final : public IoEngine {
       const HostExtent &a = options_.resident[i - 1], &b = options_.resident[i];
       FG_CHECK(place(a) < place(b) && (a.fd != b.fd || a.offset + a.memory.size() <= b.offset), "extents {} and {}", i - 1, i);
     }
-    if (!options_.disk) return;
+    if (!options_.disk && std::all_of(options_.resident.begin(), options_.resident.end(), [](const HostExtent& e) { return e.pinned; })) return;
     const size_t slot_bytes = options_.slot_bytes, n = slot_bytes > 0 ? options_.bounce.size() / slot_bytes : 0;
     FG_CHECK(n >= 2 && (reinterpret_cast<uintptr_t>(options_.bounce.data()) | slot_bytes) % kIoAlign == 0, "{} slots of {} bytes", n, slot_bytes);
     const size_t for_writes = std::max(n / 4, std::min<size_t>(4, n / 2));
     for (size_t i = n; i-- > 0;) (i < for_writes ? out_ : in_).free_slots.push_back(options_.bounce.data() + i * slot_bytes);
     written_.emplace([this](Job* job) { written_to_disk(*job); });
-    read_.emplace([this](Job* job) { read_from_disk(*job); });
+    filled_.emplace([this](Job* job) { fill_slot(*job); });
   }
   DeviceIoEngine(const DeviceIoEngine&) = delete;
   DeviceIoEngine& operator=(const DeviceIoEngine&) = delete;
@@ -109,15 +114,16 @@ class DeviceIoEngine final : public IoEngine {
         continue;
       }
       Lane& l = lane(r);
-      std::byte* const extent = resident(r);
+      const HostExtent* const extent = resident(r);
       std::unique_lock lock(l.mutex);
       Job& job = l.take();
       job.request = r;
       job.bytes = r.bytes;
       job.after = now;
-      if (extent) {
+      job.in_memory = extent ? extent->memory.data() + (r.offset - extent->offset) : nullptr;
+      if (extent && extent->pinned) {
         lock.unlock();
-        start(job, extent);
+        start(job, job.in_memory);
         copies(r).give(job);
       } else {
         l.waiting.push_back(&job);
@@ -166,8 +172,9 @@ class DeviceIoEngine final : public IoEngine {
   // A request while it is pending
   struct Job : DeviceCopy {
     IoRequest request;
-    std::byte* slot = nullptr;  // its own; null: its bytes lie in an extent, or it waits for one
-    IoTicket disk;              // of the slot's reading or writing
+    std::byte* in_memory = nullptr;  // where an extent has its bytes; null: on disk
+    std::byte* slot = nullptr;       // its own; null: a pinned extent has its bytes, or it waits for one
+    IoTicket disk;                   // of the slot's reading or writing
   };
   // The requests of one direction
   struct Lane {
@@ -176,8 +183,8 @@ class DeviceIoEngine final : public IoEngine {
     std::deque<Job*> waiting;  // for a slot
     std::deque<Job> jobs;      // those in free_jobs are not in use
     std::vector<Job*> free_jobs;
-    std::vector<IoRequest> requests;  // scratch: reads to be submitted, and whose they are
-    std::vector<Job*> reading;
+    std::vector<IoRequest> requests;  // scratch: to the disk
+    std::vector<Job*> filling;        // scratch: whose slots are read into
     uint64_t slot_waits = 0;
 
     Job& take() {
@@ -197,8 +204,8 @@ class DeviceIoEngine final : public IoEngine {
       return r.bytes > 0 && r.data + r.bytes > m.data() && r.data < m.data() + m.size();
     });
   }
-  // where the request's part of the file lies in host memory; null: on disk
-  std::byte* resident(const IoRequest& r) const {
+  // in which the request's part of the file lies; null: on disk
+  const HostExtent* resident(const IoRequest& r) const {
     const auto after = std::upper_bound(options_.resident.begin(), options_.resident.end(), std::pair(r.fd, r.offset),
                                         [](const auto& place, const HostExtent& e) { return place < std::pair(e.fd, e.offset); });
     FG_CHECK(after == options_.resident.end() || after->fd != r.fd || r.bytes <= after->offset - r.offset, "{} bytes at {} reach into an extent",
@@ -207,7 +214,7 @@ class DeviceIoEngine final : public IoEngine {
     const HostExtent& e = *std::prev(after);
     if (e.fd != r.fd || r.offset - e.offset >= e.memory.size()) return nullptr;
     FG_CHECK(r.bytes <= e.memory.size() - (r.offset - e.offset), "{} bytes at {} leave an extent", r.bytes, r.offset);
-    return e.memory.data() + (r.offset - e.offset);
+    return &e;
   }
   // whether it is one for the device
   bool check(const IoRequest& r) const {
@@ -219,7 +226,9 @@ class DeviceIoEngine final : public IoEngine {
     FG_CHECK(std::any_of(options_.device_memory.begin(), options_.device_memory.end(),
                          [&](std::span<std::byte> m) { return r.data >= m.data() && r.bytes <= m.size() - static_cast<size_t>(r.data - m.data()); }),
              "{} bytes are partly on the device", r.bytes);
-    FG_CHECK(resident(r) || (options_.disk && r.bytes <= options_.slot_bytes), "{} bytes from disk, slots have {}", r.bytes, options_.slot_bytes);
+    const HostExtent* const extent = resident(r);
+    FG_CHECK((extent && extent->pinned) || ((extent || options_.disk) && r.bytes <= options_.slot_bytes), "{} bytes through a slot of {}", r.bytes,
+             options_.slot_bytes);
     return true;
   }
 
@@ -257,17 +266,16 @@ class DeviceIoEngine final : public IoEngine {
       l.free_slots.pop_back();
       start(job, job.slot);
       if (is_read(job.request) && !failure_.seen()) {
-        l.requests.push_back(through_slot(job));
-        l.reading.push_back(&job);
+        if (!job.in_memory) l.requests.push_back(through_slot(job));
+        l.filling.push_back(&job);
       } else {
         copies(job.request).give(job);  // which ends it where the device has failed
       }
     }
-    if (l.requests.empty()) return;
-    options_.disk->submit(l.requests);
-    for (Job* const job : l.reading) read_->push(job);
+    if (!l.requests.empty()) options_.disk->submit(l.requests);
+    for (Job* const job : l.filling) filled_->push(job);
     l.requests.clear();
-    l.reading.clear();
+    l.filling.clear();
   }
 
   // the request, between its file and its slot
@@ -281,8 +289,9 @@ class DeviceIoEngine final : public IoEngine {
 
   // --- on their threads: what becomes of a job after a stage
 
-  void read_from_disk(Job& job) {
-    if (const int error = job.disk.wait(); error != 0) return finish(job, error);
+  void fill_slot(Job& job) {
+    if (job.in_memory) std::memcpy(job.slot, job.in_memory, job.request.bytes);
+    else if (const int error = job.disk.wait(); error != 0) return finish(job, error);
     hash(job);
     to_device_.give(job);
   }
@@ -294,6 +303,10 @@ class DeviceIoEngine final : public IoEngine {
     trace(job);
     if (!job.done || !job.slot) return finish(job, job.done ? 0 : IoTicket::kDevice);
     hash(job);
+    if (job.in_memory) {
+      std::memcpy(job.in_memory, job.slot, job.request.bytes);
+      return finish(job, 0);
+    }
     const IoRequest write = through_slot(job);
     options_.disk->submit({&write, 1});
     written_->push(&job);
@@ -346,7 +359,7 @@ class DeviceIoEngine final : public IoEngine {
   // They use all of the above; each ends before those that it hands jobs to
   std::optional<Belt<Job*>> written_;  // waits for writes to the disk
   CopyStream to_device_, from_device_;
-  std::optional<Belt<Job*>> read_;  // waits for reads from the disk
+  std::optional<Belt<Job*>> filled_;  // waits for reads from the disk, and copies from pageable memory
 };
 
 }  // namespace flexgen

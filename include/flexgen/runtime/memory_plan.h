@@ -59,7 +59,8 @@ struct MemoryPlan {
     uint64_t workspace_bytes = 0;    // likewise
     uint64_t arguments_bytes = 0;    // in host memory, as are these
     uint64_t staging_bytes = 0;      // vectors on their way
-    uint64_t bounce_bytes = 0;       // slots between disk and device
+    bool pinned_weights = true;      // those of the host; else they are beside the arena and pass through the bounce
+    uint64_t bounce_bytes = 0;       // pinned slots between disk, or pageable memory, and device
     uint64_t bounce_slot = 0;
     uint64_t logits_bytes = 0;       // that have come back
     uint64_t attended_bytes = 0;     // queries, and what they have seen of pages on the host
@@ -89,7 +90,7 @@ struct MemoryPlan {
   std::optional<Policy::Shares> asked;
   std::optional<OnDevice> device;
 
-  // --- of the arena
+  // --- of the arena, which is pinned for a device
   static uint64_t piece(uint64_t bytes) {
     return bytes >= Buffer::kHugePage ? round_up<uint64_t>(bytes, Buffer::kHugePage) : round_up<uint64_t>(bytes, 4096);
   }
@@ -99,18 +100,23 @@ struct MemoryPlan {
   }
   std::vector<uint64_t> host_pieces() const {
     if (!device) return fast_pieces();
-    return {weights.host_bytes(),    kv.host_bytes(),          hidden_host_bytes,      device->bounce_bytes,
-            device->arguments_bytes, device->staging_bytes,    device->logits_bytes,  device->attended_bytes};
+    return {device->pinned_weights ? weights.host_bytes() : 0, kv.host_bytes(),       hidden_host_bytes,    device->bounce_bytes,
+            device->arguments_bytes,                           device->staging_bytes, device->logits_bytes, device->attended_bytes};
   }
   uint64_t arena_bytes() const { return round_up<uint64_t>(sum_of(host_pieces()), Buffer::kHugePage); }
+  // --- of the one beside it
+  uint64_t pageable_bytes() const { return device && !device->pinned_weights ? round_up<uint64_t>(weights.host_bytes(), Buffer::kHugePage) : 0; }
   // --- of the device
   uint64_t device_bytes() const {
     return device ? sum_of(fast_pieces()) + piece(device->vectors_bytes) + piece(device->workspace_bytes) + piece(device->merged_bytes) : 0;
   }
   uint64_t device_missing_bytes() const { return device && device_bytes() > device->budget_bytes ? device_bytes() - device->budget_bytes : 0; }
   // The kernel keeps a page of its tables for each huge page and counts it; and small things that nobody plans
-  uint64_t overhead_bytes() const { return arena_bytes() / 512 + std::clamp<uint64_t>(arena_bytes() / 64, 4_MiB, 16_MiB); }
-  uint64_t memory_bytes() const { return process_bytes + overhead_bytes() + kernels_bytes + arena_bytes(); }
+  uint64_t overhead_bytes() const {
+    const uint64_t arenas = arena_bytes() + pageable_bytes();
+    return arenas / 512 + std::clamp<uint64_t>(arenas / 64, 4_MiB, 16_MiB);
+  }
+  uint64_t memory_bytes() const { return process_bytes + overhead_bytes() + kernels_bytes + arena_bytes() + pageable_bytes(); }
   uint64_t spill_bytes() const { return kv.disk_bytes() + hidden_disk_bytes; }
   uint64_t missing_bytes() const { return memory_bytes() > budget_bytes ? memory_bytes() - budget_bytes : 0; }
 
@@ -138,7 +144,7 @@ struct MemoryPlan {
             {"activations on their way", frames_bytes, 0, 0},
             {"scratch and logits", scratch + device->workspace_bytes + device->merged_bytes,
              kernels_bytes + device->logits_bytes + device->arguments_bytes + device->attended_bytes, 0},
-            {"between disk and device", 0, device->bounce_bytes + device->staging_bytes, 0}};
+            {"between host and device", 0, device->bounce_bytes + device->staging_bytes, 0}};
   }
 
  private:
@@ -170,7 +176,10 @@ class MemoryPlanner {
     plan_.budget_bytes = policy.memory_bytes && free ? policy.memory_bytes : process.used_bytes + process.available_bytes / 20 * 19;
     if (!free) plan_.asked_bytes = policy.memory_bytes;
     plan_.asked = policy.shares;
-    if (device_.backend) plan_.device.emplace().budget_bytes = policy.device_bytes ? policy.device_bytes : device_.free_bytes / 20 * 19;
+    if (device_.backend) {
+      plan_.device.emplace().budget_bytes = policy.device_bytes ? policy.device_bytes : device_.free_bytes / 20 * 19;
+      plan_.device->pinned_weights = policy.pin_weight;
+    }
     count_process(process);
     count_activations();
   }

@@ -40,7 +40,7 @@ struct Policy {
   bool overlap = true;               // off: everything is read when it is needed
   uint64_t look_ahead_bytes = 0;     // of weights; 0: 64 MiB, less for a small model
   bool sep_layer = true;             // attention and MLP hand over separately; off: hidden states stay in memory for a whole layer
-  bool pin_weight = true;            // host weights in page-locked memory, where there is a GPU
+  bool pin_weight = true;            // host weights in page-locked memory, where there is a device
   uint64_t device_bytes = 0;         // with a device: budget of its memory; 0: what is free
   bool cpu_cache_compute = false;    // with a device: cache pages in host memory are attended there, and only what comes of it moves
   bool deterministic = false;        // with a device: no result depends on the placement; on a CPU it never does

@@ -2,7 +2,7 @@
 // Weights over memory and disk. Resident row blocks are read once and used in place. The others come through a ring of slots: the order
 // of a sweep is known and cyclic, so whenever a slot is free the next block is asked for, across steps and sweeps. Whoever releases a
 // slot submits that read; there is no streaming thread, and no barrier: a consumer waits for the blocks it asked for, and no others.
-// With a device all of this lies in the device's memory, and the engine below brings bytes there, from pinned host memory or from disk.
+// With a device all of this lies in the device's memory, and the engine below brings bytes there, from host memory or from disk.
 // No more is asked for at a time than keeps the disk busy, and the slot that was given back last is filled first: so a ring that is
 // drained as fast as it fills stays in the CPU's cache.
 //
@@ -45,7 +45,7 @@ struct WeightStatistics {
 struct WeightsOnDevice {
   Device* device = nullptr;
   Device::Stream stream = nullptr;   // that uses the weights
-  std::span<std::byte> host;         // pinned, placement.host_bytes(): the blocks that are streamed from there
+  std::span<std::byte> host;         // placement.host_bytes(): the blocks that are streamed from there
   std::span<std::byte> vectors;      // of the device, TieredWeights::vectors_bytes()
   std::span<std::byte> staging;      // pinned, TieredWeights::vector_staging_bytes()
 };
@@ -102,13 +102,14 @@ class TieredWeights final : public WeightStream {
   static size_t vectors_bytes(const ModelFile& file) { return vector_sizes(file).first; }
   static size_t vector_staging_bytes(const ModelFile& file) { return vector_sizes(file).second; }
   // With a device: which parts of the file (descriptor fd) lie in `host`, of placement.host_bytes()
-  static std::vector<HostExtent> host_extents(const ModelFile& file, const WeightPlacement& placement, int fd, std::span<std::byte> host) {
+  static std::vector<HostExtent> host_extents(const ModelFile& file, const WeightPlacement& placement, int fd, std::span<std::byte> host,
+                                              bool pinned = true) {
     std::vector<HostExtent> extents;
     for (size_t b = 0; b < file.blocks().size(); ++b) {
       if (!placement.in_host(b)) continue;
       const FileBlock& block = file.blocks()[b];
       FG_CHECK(block.bytes <= host.size(), "{} bytes of host memory for a block of {}", host.size(), block.bytes);
-      extents.push_back({fd, block.offset, host.first(block.bytes)});
+      extents.push_back({fd, block.offset, host.first(block.bytes), pinned});
       host = host.subspan(block.bytes);
     }
     return extents;
