@@ -48,9 +48,9 @@ struct QueueBytes {
   size_t ring = 0;     // of the host's memory, and of the device's
   size_t scratch = 0;  // sums of linear and its rounded x, or parts of attention
 
-  QueueBytes(const Card& card, Arithmetic arithmetic, const DeviceDemand& d) {
+  QueueBytes(const Card& card, const CudaBackendOptions& options, const DeviceDemand& d) {
     const auto tokens = static_cast<size_t>(d.tokens), sequences = static_cast<size_t>(d.sequences), pages = static_cast<size_t>(d.pages);
-    scratch = linear_workspace(d.tokens, d.widest_rows, padded_cols(d.widest_cols), d.weights, arithmetic);
+    scratch = linear_workspace(d.tokens, d.widest_rows, padded_cols(d.widest_cols), d.weights, options.arithmetic, options.cublaslt != nullptr);
     size_t arrays = ArgumentRing::array_bytes<void*>(tokens);  // rows of embed
     if (d.sequences > 0) {
       FG_CHECK(d.layout.n_heads > 0 && d.layout.head_dim > 0, "a demand of {} heads of {}", d.layout.n_heads, d.layout.head_dim);
@@ -76,10 +76,10 @@ PagedLayout paged_layout(const KvLayout& l) {
 
 class CudaQueue final : public DeviceQueue {
  public:
-  CudaQueue(Device& device, Arithmetic arithmetic, const DeviceDemand& demand, Device::Stream stream, std::span<std::byte> workspace,
+  CudaQueue(Device& device, const CudaBackendOptions& options, const DeviceDemand& demand, Device::Stream stream, std::span<std::byte> workspace,
             std::span<std::byte> arguments)
-      : device_(device), card_(card_of(device.info())), arithmetic_(arithmetic), demand_(demand), stream_(stream),
-        bytes_(card_, arithmetic, demand), scratch_(workspace.subspan(bytes_.ring, bytes_.scratch)),
+      : device_(device), card_(card_of(device.info())), options_(options), demand_(demand), stream_(stream),
+        bytes_(card_, options, demand), scratch_(workspace.subspan(bytes_.ring, bytes_.scratch)),
         ring_(device, stream, arguments.first(bytes_.ring), workspace.first(bytes_.ring)) {}
   ~CudaQueue() override {
     try {
@@ -101,7 +101,13 @@ class CudaQueue final : public DeviceQueue {
     product_ = a;
     product_.w.blocks = {};
     next_row_ = a.w.blocks.back().first_row + a.w.blocks.back().rows;
-    launched("linear", cuda::linear(card_, {.args = a, .arithmetic = arithmetic_, .workspace = scratch_, .x_ready = &x_ready_}, stream_));
+    launched("linear", cuda::linear(card_,
+                                    {.args = a,
+                                     .arithmetic = options_.arithmetic,
+                                     .workspace = scratch_,
+                                     .cublaslt = options_.cublaslt.get(),
+                                     .x_ready = &x_ready_},
+                                    stream_));
   }
 
   void layer_norm(const LayerNormArgs& a) {
@@ -264,7 +270,7 @@ class CudaQueue final : public DeviceQueue {
     for (const Planned& p : plans_)
       if (p.shape == asked_.shape && p.n_heads == asked_.n_heads && p.every_span == asked_.every_span && p.spans == asked_.spans) return p;
 
-    asked_.choice = choose_attention(card_, asked_.shape, arithmetic_);
+    asked_.choice = choose_attention(card_, asked_.shape, options_.arithmetic);
     PlanRequest r;
     r.group = asked_.shape.group, r.kv_heads = static_cast<int32_t>(a.layout.n_heads);
     r.rows = asked_.choice.rows, r.resident = asked_.choice.resident, r.split = asked_.choice.split;
@@ -320,7 +326,7 @@ class CudaQueue final : public DeviceQueue {
 
   Device& device_;
   const Card card_;
-  const Arithmetic arithmetic_;
+  const CudaBackendOptions options_;
   const DeviceDemand demand_;
   const Device::Stream stream_;
   const QueueBytes bytes_;
@@ -353,7 +359,9 @@ constexpr Backend kOperations{"cuda",
 
 class CudaBackend final : public DeviceBackend {
  public:
-  CudaBackend(Device& device, const CudaBackendOptions& options) : device_(device), arithmetic_(options.arithmetic) {}
+  CudaBackend(Device& device, const CudaBackendOptions& options) : device_(device), options_(options) {
+    FG_CHECK(!options.cublaslt || options.arithmetic == Arithmetic::fast, "cuBLASLt keeps no order of sums");
+  }
 
   Device& device() override { return device_; }
   const Backend& operations() const override { return kOperations; }
@@ -365,14 +373,14 @@ class CudaBackend final : public DeviceBackend {
     FG_CHECK(workspace.size() >= needed.workspace() && arguments.size() >= needed.ring,
              "workspace of {} bytes, {} needed; arguments of {}, {} needed", workspace.size(), needed.workspace(), arguments.size(), needed.ring);
     FG_CHECK(reinterpret_cast<uintptr_t>(workspace.data()) % kAlignment == 0, "the workspace is not {}-byte aligned", kAlignment);
-    return std::make_unique<CudaQueue>(device_, arithmetic_, d, stream, workspace, arguments);
+    return std::make_unique<CudaQueue>(device_, options_, d, stream, workspace, arguments);
   }
 
  private:
-  QueueBytes bytes(const DeviceDemand& d) const { return {card_of(device_.info()), arithmetic_, d}; }
+  QueueBytes bytes(const DeviceDemand& d) const { return {card_of(device_.info()), options_, d}; }
 
   Device& device_;
-  const Arithmetic arithmetic_;
+  const CudaBackendOptions options_;
 };
 
 }  // namespace

@@ -16,8 +16,11 @@
 
 namespace flexgen::cuda {
 
+class CublasLt;
+
 struct CudaBackendOptions {
   Arithmetic arithmetic = Arithmetic::fast;  // one_order: --deterministic; f32: the bits of the CPU backends
+  std::shared_ptr<CublasLt> cublaslt = {};   // computes what it can of linear, with Arithmetic::fast; null: our own kernels all
 };
 
 // The device is one of CUDA's, or for tests one whose streams the emulator's launches go to; it outlives the backend, which outlives its

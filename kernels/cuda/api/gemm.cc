@@ -6,6 +6,7 @@
 
 #include "flexgen/base/checked.h"
 #include "kernels/cuda/api/linear_kernels.h"
+#include "kernels/cuda/runtime/cublaslt.h"
 
 namespace flexgen::cuda {
 namespace {
@@ -44,6 +45,7 @@ class Launch {
 
   // x_ready: an earlier launch rounded x into the workspace; set when this one did
   int operator()(bool& x_ready) const {
+    if (const std::optional<int> error = by_cublaslt(x_ready)) return *error;
     switch (linear_kernel(choice_.kernel).family) {
       case LinearFamily::gemm: return gemm(x_ready);
       case LinearFamily::gemv: return gemv();
@@ -60,21 +62,66 @@ class Launch {
   int32_t tokens() const { return static_cast<int32_t>(a_.x.rows); }
   int32_t cols() const { return static_cast<int32_t>(a_.x.cols); }
 
+  // The workspace behind the rounded x, of at least so many bytes
+  std::span<std::byte> behind_x(size_t bytes) const {
+    const size_t x_bytes = choice_.rounded_x ? aligned(rounded_x_bytes(a_.x.rows, a_.x.cols)) : 0;
+    FG_CHECK(x_bytes + bytes <= call_.workspace.size(), "workspace of {} bytes, {} needed", call_.workspace.size(), x_bytes + bytes);
+    return call_.workspace.subspan(x_bytes);
+  }
+  int round_once(bool& x_ready) const {
+    if (x_ready) return 0;
+    const int error = round_x(a_.x, a_.w.dtype, call_.workspace.data(), stream_);
+    x_ready = error == 0;
+    return error;
+  }
+
+  // Where our own choice is a product in tiles, for tokens enough to be bound by arithmetic: the library's error or ours; nullopt where
+  // its matrices or epilogues do not fit, or it has no kernel.
+  std::optional<int> by_cublaslt(bool& x_ready) const {
+    const bool f32_tiles = a_.w.dtype == DType::f32 && choice_.kernel == LinearKernel::f32_32;
+    if (!call_.cublaslt || call_.forced || !(choice_.rounded_x || f32_tiles) || !one_matrix()) return std::nullopt;
+    const bool relu = a_.activation == Activation::relu;
+    if (!(a_.activation == Activation::none || (relu && !a_.accumulate))) return std::nullopt;
+    const int64_t first = w_.range[0].column;
+    LtProduct p;
+    p.x = choice_.rounded_x ? static_cast<const void*>(call_.workspace.data()) : a_.x.data;
+    p.x_stride = choice_.rounded_x ? padded_cols(a_.x.cols) : a_.x.stride;
+    p.w = w_.range[0].data;
+    p.y = a_.y.data + first, p.y_stride = a_.y.stride;
+    p.tokens = a_.x.rows, p.rows = w_.rows, p.cols = a_.x.cols;
+    p.weights = a_.w.dtype;
+    p.bias = a_.bias ? a_.bias + first : nullptr;
+    p.relu = relu, p.accumulate = a_.accumulate;
+    for (const void* operand : {p.x, static_cast<const void*>(p.y), static_cast<const void*>(p.bias)})
+      if (!is_aligned(operand, 16)) return std::nullopt;
+    const std::span<std::byte> workspace = behind_x(CublasLt::kWorkspace).first(CublasLt::kWorkspace);
+    if (choice_.rounded_x)
+      if (const int error = round_once(x_ready)) return error;
+    const int status = call_.cublaslt->multiply(p, workspace, stream_);
+    if (status == CublasLt::kNotSupported) return std::nullopt;
+    if (status != 0)
+      fail(Fault::gpu, "linear: cuBLASLt {}: {} tokens x {} rows x {} columns of {}: {}. Use --gemm own", call_.cublaslt->version(), p.tokens, p.rows,
+           p.cols, name(p.weights), call_.cublaslt->error(status));
+    return 0;
+  }
+  // Do the blocks lie one after the other, in memory and in y?
+  bool one_matrix() const {
+    const auto row_bytes = static_cast<size_t>(a_.x.cols) * size_of(a_.w.dtype);
+    const RowRange& head = w_.range[0];
+    return std::all_of(w_.range, w_.range + w_.n, [&](const RowRange& r) {
+      return r.data == static_cast<const std::byte*>(head.data) + static_cast<size_t>(r.start) * row_bytes && r.column == head.column + r.start;
+    });
+  }
+
   int gemm(bool& x_ready) const {
-    const size_t x_bytes = aligned(rounded_x_bytes(a_.x.rows, a_.x.cols));
-    const size_t needed = x_bytes + choice_.partial_bytes;
-    FG_CHECK(needed <= call_.workspace.size(), "workspace of {} bytes, {} needed", call_.workspace.size(), needed);
-    std::byte* const workspace = call_.workspace.data();
-    if (!x_ready) {
-      if (const int error = round_x(a_.x, a_.w.dtype, workspace, stream_)) return error;
-      x_ready = true;
-    }
+    const std::span<std::byte> partial = behind_x(choice_.partial_bytes);
+    if (const int error = round_once(x_ready)) return error;
     GemmArguments g;
-    g.x = workspace;
+    g.x = call_.workspace.data();
     g.x_stride = padded_cols(a_.x.cols);
     g.w = w_;
     g.out = output();
-    g.partial = choice_.partial_bytes != 0 ? reinterpret_cast<float*>(workspace + x_bytes) : nullptr;
+    g.partial = choice_.partial_bytes != 0 ? reinterpret_cast<float*>(partial.data()) : nullptr;
     g.tokens = tokens();
     g.cols = cols();
     g.split_cols = choice_.split_cols;
@@ -108,11 +155,13 @@ int linear(const Card& card, const LinearCall& call, void* stream) {
   return 0;
 }
 
-size_t linear_workspace(int64_t tokens, int64_t rows, int64_t cols, DType weights, Arithmetic arithmetic) {
-  if (weights == DType::f32 || arithmetic == Arithmetic::f32 || cols % 8 != 0) return 0;
+size_t linear_workspace(int64_t tokens, int64_t rows, int64_t cols, DType weights, Arithmetic arithmetic, bool cublaslt) {
+  const size_t library = cublaslt ? CublasLt::kWorkspace : 0;
+  if (weights == DType::f32 || arithmetic == Arithmetic::f32 || cols % 8 != 0) return library;
   const size_t x = aligned(rounded_x_bytes(tokens, cols));
   // splits are at most 16, and given up where their sums pass the limit
-  return arithmetic == Arithmetic::fast ? x + std::min(kMostPartialBytes, static_cast<size_t>(tokens * rows) * sizeof(float) * 16) : x;
+  const size_t sums = arithmetic == Arithmetic::fast ? std::min(kMostPartialBytes, static_cast<size_t>(tokens * rows) * sizeof(float) * 16) : 0;
+  return x + std::max(sums, library);
 }
 
 int round_x(MatView<const float> x, DType to_type, void* to, void* stream) {

@@ -18,11 +18,14 @@ struct ForcedKernel {
   int pieces_of_k = 1;
 };
 
+class CublasLt;
+
 struct LinearCall {
   LinearArgs args;                              // x, bias, y 4-byte aligned, row blocks 16-byte aligned; T, N, K below 2^31
   Arithmetic arithmetic = Arithmetic::fast;
   std::optional<ForcedKernel> forced = {};      // benchmarks and tests: this kernel, which must be one for the card, shape and weights
   std::span<std::byte> workspace = {};          // linear_workspace() bytes, 256-byte aligned, used until the kernels are done
+  CublasLt* cublaslt = nullptr;                 // computes what it can of a fast product; null: our own kernels all
   bool* x_ready = nullptr;                      // or: does x lie rounded in the workspace, from a call with the same x and type of weights?
 };
 
@@ -31,7 +34,7 @@ struct LinearCall {
 int linear(const Card& card, const LinearCall& call, void* stream);
 
 // Bytes that linear needs at most for up to this many tokens and rows of a matrix with these columns
-size_t linear_workspace(int64_t tokens, int64_t rows, int64_t cols, DType weights, Arithmetic arithmetic);
+size_t linear_workspace(int64_t tokens, int64_t rows, int64_t cols, DType weights, Arithmetic arithmetic, bool cublaslt = false);
 
 // x [T, K] -> [T, padded_cols(K)] in f16 or bf16, zeros from K on: what the tensor cores read. `to` is 16-byte aligned and has
 // rounded_x_bytes.

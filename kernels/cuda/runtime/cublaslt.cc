@@ -6,7 +6,9 @@
 #include <cublasLt.h>
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <map>
+#include <mutex>
 #include <tuple>
 
 #include "flexgen/base/error.h"
@@ -44,21 +46,27 @@ struct CublasLt::Library {
     cublasLtMatrixLayout_t w = nullptr, x = nullptr, y = nullptr;
     cublasLtMatmulHeuristicResult_t kernel{};
   };
-  using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, DType, size_t>;
+  using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, DType, cublasLtEpilogue_t, uint32_t, size_t>;
+  static constexpr size_t kPlans = 4096;  // kept at most: batches are of any number of tokens
 
   void* so = nullptr;
   Functions call{};
   cublasLtHandle_t handle = nullptr;
   std::map<Shape, Plan> plans;
+  std::mutex mutex;  // of handle and plans
 
   ~Library() {
+    forget_plans();
+    if (handle) call.destroy(handle);
+    // the library stays open: what it has registered with the driver may outlive this
+  }
+  void forget_plans() {
     for (auto& [shape, p] : plans) {
       for (cublasLtMatrixLayout_t layout : {p.w, p.x, p.y})
         if (layout) call.layout_destroy(layout);
       if (p.product) call.desc_destroy(p.product);
     }
-    if (handle) call.destroy(handle);
-    // the library stays open: what it has registered with the driver may outlive this
+    plans.clear();
   }
 
   // "" or the function that is not there
@@ -79,7 +87,21 @@ struct CublasLt::Library {
     return missing;
   }
 
-  // The library's matrices lie column by column: D [N, T] = op(W) X with W [K, N] transposed, X [K, T]
+  static cublasLtEpilogue_t epilogue(const LtProduct& a) {
+    if (a.relu) return a.bias ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_RELU;
+    return a.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+  }
+  // What all operands are aligned to: bytes, a power of two. 256 is what the library expects unless it is told; it looks at the bias itself
+  static uint32_t alignment(const LtProduct& a) {
+    uintptr_t bits = 256;
+    for (const void* p : {a.x, a.w, static_cast<const void*>(a.y), static_cast<const void*>(a.bias)}) bits |= reinterpret_cast<uintptr_t>(p);
+    return static_cast<uint32_t>(bits & -bits);
+  }
+  cublasStatus_t set_bias(const Plan& p, const LtProduct& a) {
+    return a.bias ? call.desc_set(p.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &a.bias, sizeof a.bias) : CUBLAS_STATUS_SUCCESS;
+  }
+
+  // The library's matrices lie column by column: D [N, T] = op(W) X with W [K, N] transposed, X [K, T]; the bias is along N
   Plan plan(const LtProduct& a, size_t workspace) {
     Plan p;
     const auto did = [&](cublasStatus_t status) {
@@ -87,15 +109,21 @@ struct CublasLt::Library {
       return p.status == CUBLAS_STATUS_SUCCESS;
     };
     const cublasOperation_t transposed = CUBLAS_OP_T;
+    const cublasLtEpilogue_t act = epilogue(a);
+    const uint32_t aligned = alignment(a);
     const cudaDataType_t type = data_type(a.weights);
     const auto n = static_cast<uint64_t>(a.rows), t = static_cast<uint64_t>(a.tokens), k = static_cast<uint64_t>(a.cols);
     cublasLtMatmulPreference_t preference = nullptr;
+    const auto prefer_aligned = [&](auto... which) { return (did(call.preference_set(preference, which, &aligned, sizeof aligned)) && ...); };
     int found = 0;
     if (did(call.desc_create(&p.product, CUBLAS_COMPUTE_32F, CUDA_R_32F)) &&
         did(call.desc_set(p.product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed)) &&
+        did(call.desc_set(p.product, CUBLASLT_MATMUL_DESC_EPILOGUE, &act, sizeof act)) && did(set_bias(p, a)) &&
         did(call.layout_create(&p.w, type, k, n, a.cols)) && did(call.layout_create(&p.x, type, k, t, a.x_stride)) &&
         did(call.layout_create(&p.y, CUDA_R_32F, n, t, a.y_stride)) && did(call.preference_create(&preference)) &&
         did(call.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace)) &&
+        prefer_aligned(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                       CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES) &&
         did(call.heuristic(handle, p.product, p.w, p.x, p.y, p.y, preference, 1, &p.kernel, &found)) && found == 0)
       p.status = CUBLAS_STATUS_NOT_SUPPORTED;
     if (preference) call.preference_destroy(preference);
@@ -131,16 +159,23 @@ std::string CublasLt::version() const {
 }
 
 int CublasLt::multiply(const LtProduct& a, std::span<std::byte> workspace, void* stream) {
+  static_assert(kNotSupported == CUBLAS_STATUS_NOT_SUPPORTED);
+  FG_CHECK(!(a.relu && a.accumulate), "relu of a sum with what was in y");
   Library& l = *library_;
+  const std::lock_guard lock(l.mutex);
   if (l.handle == nullptr)
     if (const cublasStatus_t status = l.call.create(&l.handle); status != CUBLAS_STATUS_SUCCESS) return status;
-  const Library::Shape shape{a.tokens, a.rows, a.cols, a.x_stride, a.y_stride, a.weights, workspace.size()};
+  const Library::Shape shape{a.tokens, a.rows, a.cols, a.x_stride, a.y_stride, a.weights, l.epilogue(a), l.alignment(a), workspace.size()};
   auto found = l.plans.find(shape);
-  if (found == l.plans.end()) found = l.plans.emplace(shape, l.plan(a, workspace.size())).first;
+  if (found == l.plans.end()) {
+    if (l.plans.size() == Library::kPlans) l.forget_plans();
+    found = l.plans.emplace(shape, l.plan(a, workspace.size())).first;
+  }
   const Library::Plan& p = found->second;
   if (p.status != CUBLAS_STATUS_SUCCESS) return p.status;
-  const float one = 1, zero = 0;
-  return l.call.matmul(l.handle, p.product, &one, a.w, p.w, a.x, p.x, &zero, a.y, p.y, a.y, p.y, &p.kernel.algo, workspace.data(),
+  if (const cublasStatus_t status = l.set_bias(p, a); status != CUBLAS_STATUS_SUCCESS) return status;
+  const float one = 1, before = a.accumulate ? 1 : 0;  // of y
+  return l.call.matmul(l.handle, p.product, &one, a.w, p.w, a.x, p.x, &before, a.y, p.y, a.y, p.y, &p.kernel.algo, workspace.data(),
                        workspace.size(), static_cast<cudaStream_t>(stream));
 }
 
