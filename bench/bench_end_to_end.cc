@@ -316,6 +316,7 @@ class EndToEnd {
            {"threads", pool_.size()},
            {"isa", backend_.name},
            {"device", device_ ? Json(to_string(device_.device()->info())) : Json("cpu")},
+           {"gemm", o_.engine.gemm},
            {"gpu_memory_bytes", plan.device ? plan.device->budget_bytes : 0},
            {"planned_gpu_bytes", plan.device_bytes()},
            {"io_engine", offload_->io().name()},

@@ -12,6 +12,7 @@
 #include "flexgen/ops/ref/backend.h"
 #include "kernels/cpu/driver.h"
 #ifdef FLEXGEN_WITH_CUDA
+#include "kernels/cuda/runtime/cublaslt.h"
 #include "kernels/cuda/runtime/cuda_device.h"
 #endif
 
@@ -85,6 +86,18 @@ std::unique_ptr<Device> open_device(int index) {
   }
   if (names.empty()) fail(Fault::usage, "--device cuda:{}: found no card ({}). Use --device cpu", index, why_none);
   fail(Fault::usage, "--device cuda:{}: found {}. Choose one of these, or use --device cpu", index, names);
+}
+
+std::shared_ptr<cuda::CublasLt> open_cublaslt([[maybe_unused]] std::span<const char* const> names) {
+  std::string why_not;
+#ifdef FLEXGEN_WITH_CUDA
+  if (auto library = cuda::CublasLt::open(why_not, names.empty() ? std::span<const char* const>(cuda::CublasLt::kNames) : names)) return library;
+#else
+  why_not = "this build has no CUDA kernels";
+#endif
+  fail(Fault::usage,
+       "--gemm cublaslt: found no such library ({}), allowed own. Put cuBLASLt 12 or 13 where the loader looks (LD_LIBRARY_PATH), or use --gemm own",
+       why_not);
 }
 
 std::unique_ptr<DeviceBackend> make_device_backend([[maybe_unused]] Device& device, [[maybe_unused]] const cuda::CudaBackendOptions& options) {

@@ -27,6 +27,9 @@ std::vector<DeviceInfo> devices(std::string* why_none = nullptr);
 // "cuda:<index>"; one that is not there is a Fault::usage that lists what there is
 std::unique_ptr<Device> open_device(int index);
 
+// For CudaBackendOptions. Of these libraries, by default CublasLt::kNames, the first that can be opened; a Fault::usage where there is none
+std::shared_ptr<cuda::CublasLt> open_cublaslt(std::span<const char* const> names = {});
+
 // The operations on a card, which outlives them. A Fault::usage where this build has no CUDA kernels
 std::unique_ptr<DeviceBackend> make_device_backend(Device& device, const cuda::CudaBackendOptions& options = {});
 

@@ -28,7 +28,7 @@ struct EngineFlags {
   int64_t micro_batch_tokens = Policy{}.micro_batch_tokens;
   std::string kv_dtype;  // f32, f16, or empty: f16, but f32 where the weights are f32
   std::vector<double> percent;
-  std::string device = "auto", gpu_memory, cpu_cache_compute = "off";
+  std::string device = "auto", gpu_memory, cpu_cache_compute = "off", gemm = "own";
   bool deterministic = false;
   std::string memory, look_ahead, overlap = "on", sep_layer = "on", pin_weight = "on", verify = "first", io_engine = "auto", offload_dir = "/var/tmp",
                                   fault;
@@ -49,6 +49,11 @@ struct EngineFlags {
     policy(DType::f16);
     faults();
     card();
+    if (gemm != "own" && gemm != "cublaslt") fail(Fault::usage, "--gemm: found '{}', allowed own or cublaslt", printable(gemm));
+    if (gemm == "cublaslt" && deterministic)
+      fail(Fault::usage, "--gemm cublaslt: found with --deterministic, allowed without: its kernels keep no order of sums. Leave out one of the two");
+    if (gemm == "cublaslt" && !card())
+      fail(Fault::usage, "--gemm cublaslt: found with --device cpu, allowed with a card. Leave out one of the two");
   }
 
   // The card that is asked for: nullopt for the CPU, -1 for the first one where there is one. throws Fault::usage
@@ -145,6 +150,12 @@ inline void add_engine_options(CLI::App& command, EngineFlags& f) {
       .add_flag("--deterministic", f.deterministic,
                 "On a card: only kernels with which a token's result depends neither on the batch nor on the placement; slower. On a CPU it "
                 "always is so")
+      ->group(group);
+  command
+      .add_option("--gemm", f.gemm,
+                  "Matrix products on a card: own, or cublaslt: by NVIDIA's library, which must be installed, where operands fit it; not with "
+                  "--deterministic [own]")
+      ->type_name("NAME")
       ->group(group);
 
   const std::string tiers = "Memory and disk (no result depends on them)";

@@ -67,3 +67,11 @@ TEST_CASE("operations on a card are there where CUDA was compiled, or their abse
   CHECK(made->operations().name == "cuda");
   CHECK(&made->device() == &device);
 }
+
+TEST_CASE("a library for --gemm cublaslt that is not there is said in one line", "[ops]") {
+  const char* const names[] = {"libflexgen-no-such-library.so.1"};
+  CHECK_FAULT(open_cublaslt(names), Fault::usage, "--gemm cublaslt: found no such library (");
+  CHECK_FAULT(open_cublaslt(names), Fault::usage,
+              "), allowed own. Put cuBLASLt 12 or 13 where the loader looks (LD_LIBRARY_PATH), or use --gemm own");
+  if (FLEXGEN_TEST_CUDA) CHECK_FAULT(open_cublaslt(names), Fault::usage, "libflexgen-no-such-library.so.1: cannot open shared object file");
+}

@@ -39,6 +39,7 @@ TEST_CASE("generate: without a card --device cuda:0 says so in one line, and the
   CHECK(card.exit == 0);
   CHECK(card.out == cpu.out);
   CHECK_THAT(card.err, Catch::StartsWith("--device cuda:0: ") && Catch::Contains("; the CPU computes\n"));
+  CHECK(generate(tiny(), prompt + Strings{"--device", "auto", "--gemm", "own"}, kNoCards).out == cpu.out);
   CHECK(any.exit == 0);
   CHECK(any.out == cpu.out);
   CHECK(any.err.find("the CPU computes") == std::string::npos);
@@ -56,4 +57,12 @@ TEST_CASE("generate: a device that is no name, and budgets that are none, are re
   check({"--gpu-memory", "lots"}, "lots");
   check({"--gpu-memory", "0"}, "--gpu-memory: found '0', allowed a size above 0, such as 12GiB");
   check({"--cpu-cache-compute", "maybe"}, "--cpu-cache-compute: found 'maybe', allowed on, off, true or false");
+  check({"--gemm", "cublas"}, "--gemm: found 'cublas', allowed own or cublaslt");
+  check({"--gemm", "cublaslt", "--deterministic"},
+        "--gemm cublaslt: found with --deterministic, allowed without: its kernels keep no order of sums. Leave out one of the two");
+  check({"--gemm", "cublaslt", "--device", "cpu"}, "--gemm cublaslt: found with --device cpu, allowed with a card. Leave out one of the two");
+  for (const char* device : {"auto", "cuda:0"}) {
+    check({"--gemm", "cublaslt", "--device", device}, "--gemm cublaslt: found no card (");
+    check({"--gemm", "cublaslt", "--device", device}, "), allowed with one. Use --gemm own, or leave it out\n");
+  }
 }
