@@ -30,6 +30,7 @@
 #include "bench/process_usage.h"
 #include "flexgen/engine/flow_statistics.h"
 #include "flexgen/engine/offload.h"
+#include "flexgen/engine/softmax.h"
 #include "flexgen/memory/device_text.h"
 #include "kernels/registry.h"
 #include "tools/compute_device.h"
@@ -233,7 +234,7 @@ class EndToEnd {
       if (n == 0) continue;
       room -= n;
       const auto begin = s.context.begin() + done;
-      spans.push_back({s.id, {begin, begin + n}, done, n == left ? n - 1 : n});
+      spans.push_back({s.id, {begin, begin + n}, done, n == left ? n - 1 : n, Draw{}});
       by_id[s.id] = &s;
       seen += (static_cast<double>(done) + static_cast<double>(n + 1) / 2) * static_cast<double>(n);
     }
@@ -243,9 +244,8 @@ class EndToEnd {
     const double start = seconds_now();
     sweep_->run(plan,
                 [&](const LogitsRow& row) {
-                  const auto largest = std::max_element(row.values.begin(), row.values.end());
                   by_id.at(plan.micro_batches[row.micro_batch].spans[row.span].sequence)
-                      ->context.push_back(static_cast<int32_t>(largest - row.values.begin()));
+                      ->context.push_back(row.drawn ? *row.drawn : argmax(row.values));
                   ++n_logits;
                 },
                 &tools::interrupted);

@@ -85,7 +85,7 @@ TEST_CASE("CUDA sample draws the token that the CPU draws", "[cuda]") {
         std::copy(cases[i].logits.begin(), cases[i].logits.end(), logits.begin() + static_cast<ptrdiff_t>(i * stride));
         draws.push_back(cases[i].draw().value());
         const bool fits = cases[i].candidates() <= kMostDrawn;
-        want.push_back(fits ? cases[i].on_cpu() : cuda::kNotDrawn);
+        want.push_back(fits ? cases[i].on_cpu() : kNotDrawn);
         ++(fits ? drawn : not_drawn);
       }
       cuda::SampleArguments a{place.input(logits, "logits"), static_cast<int64_t>(stride), place.input(draws, "draws"), place.output(ids, "ids"),

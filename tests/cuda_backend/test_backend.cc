@@ -329,7 +329,7 @@ TEST_CASE("CUDA backend refuses calls beyond the demand, and memory below it", "
   EmulatedCard there(card(Lateness::early));
   const auto backend = cuda::make_cuda_backend(there.device());
   const KvLayout layout{DType::f16, 2, 16, 32};
-  const DeviceDemand demand{8, 2, 8, 64, 64, DType::f16, 2, layout};
+  const DeviceDemand demand{8, 2, 8, 64, 64, DType::f16, 2, layout, 3};
   DeviceQueue& queue = there.queue(*backend, demand);
   CHECK(&queue.device() == &there.device());
   CHECK(queue.stream() == there.stream());
@@ -350,6 +350,8 @@ TEST_CASE("CUDA backend refuses calls beyond the demand, and memory below it", "
   CHECK_FAULT(attention_merge(b, {{&gaps, 1}, {f, 1, 32, 32}, 2, 16}, q), Fault::internal, "parts with strides of 40 and 2 for 32 and 2");
   const std::vector<AttentionPartials> five(5, {{f, 1, 32, 32}, {f, 1, 2, 2}, {f, 1, 2, 2}});
   CHECK_FAULT(attention_merge(b, {five, {f + 64, 1, 32, 32}, 2, 16}, q), Fault::internal, "5 parts, 4 can be merged");
+  CHECK_FAULT(queue.draw({f, 4, 64, 64}, std::vector<Draw>(4), reinterpret_cast<int32_t*>(f)), Fault::internal,
+              "4 rows of logits and 4 draws, the queue is for 3");
   CHECK_FAULT(layer_norm(b, {{f, 1, 64, 64}, nullptr, nullptr, {f, 1, 64, 64}}, {}), Fault::internal, "an operation of a device without its queue");
   // launches that fail
   const KvLayout wide{DType::f16, 2, 264, 32};
@@ -363,6 +365,30 @@ TEST_CASE("CUDA backend refuses calls beyond the demand, and memory below it", "
   CHECK_FAULT(backend->make_queue(demand, there.stream(), aligned.subspan(1), memory), Fault::internal, "the workspace is not 256-byte aligned");
 }
 
+TEST_CASE("a CUDA queue draws tokens: the likeliest, and as the settings have it", "[cuda]") {
+  for (const auto lateness : {Lateness::late, Lateness::random}) {
+    EmulatedCard there(card(lateness));
+    const auto backend = cuda::make_cuda_backend(there.device());
+    const DeviceDemand demand{8, 0, 0, 64, 64, DType::f16, 0, {}, 3};
+    DeviceQueue& queue = there.queue(*backend, demand);
+    // three rows of four tokens: the last one has half the weight of each other one. The 9 is beyond the row
+    const float half = std::log(2.0f);
+    const std::vector<float> row{half, half, half, 0, 9};
+    std::vector<float> logits;
+    for (int r = 0; r < 3; ++r) logits.insert(logits.end(), row.begin(), row.end());
+    logits[8] = half + 1, logits[13] = NAN;
+    float* const rows = there.upload(logits);
+    int32_t* const ids = there.upload(std::vector<int32_t>(6, 77));
+    std::vector<Draw> draws(3);
+    queue.draw({rows, 3, 4, 5}, draws, ids);
+    draws[0] = {.uniform = 0.99, .top_k = 4};
+    draws[2] = {.uniform = 0.5, .top_k = 2};
+    queue.draw({rows, 3, 4, 5}, draws, ids + 3);
+    std::fill(draws.begin(), draws.end(), Draw{.top_k = 0});
+    CHECK(there.download(ids, 6) == std::vector<int32_t>{0, 3, ~3, 3, 3, ~3});
+  }
+}
+
 TEST_CASE("what a CUDA queue needs is what its kernels take, and little for what needs little", "[cuda]") {
   EmulatedCard there(card(Lateness::early));
   const auto fast = cuda::make_cuda_backend(there.device()), exact = cuda::make_cuda_backend(there.device(), {Arithmetic::f32});
@@ -370,6 +396,7 @@ TEST_CASE("what a CUDA queue needs is what its kernels take, and little for what
   const size_t ring = fast->arguments_bytes(rows_alone);
   CHECK(ring == 4096);  // 16 addresses a call
   CHECK(exact->workspace_bytes(rows_alone) == ring);
+  CHECK(fast->arguments_bytes({.tokens = 16, .logits = 64}) == 4 * 64 * sizeof(Draw));
   CHECK(fast->workspace_bytes(rows_alone) == ring + 16 * 4096 * 2 + size_t{16} * 16 * 4096 * 4);  // x, and the sums of 16 splits
   // decoding 64 sequences of 2048 positions: tables of 64 pages each for K and V, and parts within their limit
   const DeviceDemand decode{64, 64, 64 * 2 * 64, 0, 0, DType::f16, 32, {DType::f16, 32, 128, 32}};

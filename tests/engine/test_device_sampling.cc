@@ -21,11 +21,17 @@ TEST_CASE("what a device may draw, and with which numbers", "[engine]") {
   CHECK(with([](auto& o) { o.top_k = kMostDrawn; }));
   CHECK(!with([](auto& o) { o.top_k = kMostDrawn + 1; }));
   CHECK(!with([](auto& o) { o.top_k = 0; }));  // all
-  CHECK(!with([](auto& o) { o.do_sample = false; }));
   CHECK(!with([](auto& o) { o.repetition_penalty = 1.1; }));
   CHECK(!with([](auto& o) { o.no_repeat_ngram_size = 3; }));
   CHECK(!with([](auto& o) { o.logprobs = 0; }));
   CHECK(!with([](auto& o) { o.min_new_tokens = 10; }));  // an end token must wait
   CHECK(with([](auto& o) { o.min_new_tokens = 10; }, 10));
   CHECK(with([](auto& o) { o.min_new_tokens = 10, o.ignore_eos = true; }));
+
+  s.do_sample = false;  // whatever else is set
+  CHECK(device_draw(s, 77, 2, 9) == Draw{});
+  s.top_k = 0;
+  CHECK(device_draw(s, 77, 2, 9) == Draw{});
+  CHECK(!with([](auto& o) { o.logprobs = 0; }));
+  CHECK(!with([](auto& o) { o.repetition_penalty = 1.1; }));
 }

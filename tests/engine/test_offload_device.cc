@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "flexgen/engine/offload.h"
-#include "kernels/registry.h"
 #include "support/deferred_backend.h"
 #include "support/errors.h"
+#include "support/offload_run.h"
 #include "support/streamed_model.h"
 
 namespace on_device {
@@ -21,14 +21,14 @@ using testing::DeferredBackend;
 using testing::FakeDevice;
 using testing::FakeDeviceOptions;
 using testing::Lateness;
+using testing::OffloadRun;
 using testing::StreamedModel;
-using testing::TempDir;
 
 namespace {
 
 using Tokens = std::vector<std::vector<int32_t>>;
 
-constexpr int64_t kNewTokens = 4, kLongest = 75;  // positions: two full pages of the cache and a bit
+constexpr int64_t kNewTokens = 4, kLongest = 75;  // positions of a sequence: two full pages of the cache and a bit
 
 ModelDescription small_shape() {
   ModelDescription m;
@@ -45,6 +45,17 @@ Tokens prompts() {
   return all;
 }
 
+std::vector<Request> requests() {
+  std::vector<Request> all;
+  for (std::vector<int32_t>& prompt : prompts()) {
+    Request& r = all.emplace_back();
+    r.prompt = std::move(prompt);
+    r.settings.max_new_tokens = kNewTokens;
+    r.settings.ignore_eos = true;
+  }
+  return all;
+}
+
 struct Outcome {
   Tokens tokens;
   std::optional<Fault> fault;
@@ -54,23 +65,19 @@ struct Outcome {
   uint64_t to_device_bytes = 0, from_device_bytes = 0;
 };
 
-class DeviceRun {
- public:
-  Policy policy = [] {
-    Policy p;
-    p.gpu_batch_size = 2;
-    p.look_ahead_bytes = 1;  // the smallest ring
-    p.micro_batch_tokens = 40;
-    p.verify = Verify::always;
-    return p;
-  }();
+struct DeviceRun {
+  DeviceRun() {
+    policy.gpu_batch_size = 2;
+    policy.look_ahead_bytes = 1;  // the smallest ring
+    policy.micro_batch_tokens = 40;
+    policy.verify = Verify::always;
+    run.requests = requests();
+  }
 
   // without a card
   Tokens want() {
-    Policy all = policy;
-    all.shares = Policy::Shares{{1, 0}, {1, 0}, {1, 0}};
-    Offload offload(model_, all, plan(all, {}), pool_);
-    return answers(offload, *backends().front());
+    run.started = nullptr;
+    return run.on_host().tokens();
   }
 
   Outcome operator()(FakeDeviceOptions device = {}, const std::string& faults = "") {
@@ -79,24 +86,18 @@ class DeviceRun {
       FakeDevice card(device);
       try {
         DeferredBackend backend(card, *backends().front());
-        MemoryPlan p = plan(policy, {&backend, card.free_bytes()});
-        o.on_device = *p.device;
-        o.host_weights = p.weights.host_bytes();
-        Offload offload(model_, policy, std::move(p), pool_,
-                        {.io_engine = "threads",
-                         .faults = faults.empty() ? std::nullopt : std::optional(parse_fault_spec(faults)),
-                         .spill_folder = spill_.path(),
-                         .device = &backend,
-                         .host = backends().front()});
-        const auto pinned = [&](const Arena& a) { return a.size() > 0 && card.pinned(a.memory().data(), a.size()); };
-        CHECK(pinned(offload.arena()));
-        CHECK_FALSE(pinned(offload.pageable()));
-        CHECK(card.pins() == 1);
-        o.pageable = offload.pageable().size();
-        o.tokens = answers(offload, backend.operations());
-        offload.check_disk();
-        o.to_device_bytes = offload.device_io()->device_statistics().to_device.bytes;
-        o.from_device_bytes = offload.device_io()->device_statistics().from_device.bytes;
+        run.started = [&](const Offload& offload) {
+          const auto pinned = [&](const Arena& a) { return a.size() > 0 && card.pinned(a.memory().data(), a.size()); };
+          CHECK(pinned(offload.arena()));
+          CHECK_FALSE(pinned(offload.pageable()));
+          CHECK(card.pins() == 1);
+          o.on_device = *offload.plan().device;
+          o.host_weights = offload.plan().weights.host_bytes();
+          o.pageable = offload.pageable().size();
+        };
+        const OffloadRun::Result r = run.on(backend, faults);
+        o.tokens = r.tokens();
+        o.to_device_bytes = r.to_device_bytes, o.from_device_bytes = r.from_device_bytes;
       } catch (const Error& e) {
         o.fault = e.fault();
         o.message = e.what();
@@ -105,40 +106,13 @@ class DeviceRun {
       o.fault = e.fault();
       o.message = e.what();
     }
-    CHECK(std::filesystem::is_empty(spill_.path()));
+    CHECK(std::filesystem::is_empty(run.spill_folder()));
     return o;
   }
 
- private:
-  MemoryPlan plan(const Policy& p, const DeviceRoom& room) {
-    Demand d;
-    d.sequences = static_cast<int64_t>(prompts().size());
-    d.tokens_per_sequence = kLongest;
-    d.total_tokens = d.sweep_tokens = d.sequences * kLongest;
-    d.least_sweep_tokens = d.logits = d.sequences;
-    return make_memory_plan(model_.file(), model_.description(), p, d, process_memory(), room);
-  }
-
-  Tokens answers(Offload& offload, const Backend& backend) {
-    Engine engine(model_.description(), offload.weights(), nullptr, backend, pool_, offload.engine_options());
-    Tokens tokens(prompts().size());
-    for (const std::vector<int32_t>& prompt : prompts()) {
-      Request r;
-      r.prompt = prompt;
-      r.settings.max_new_tokens = kNewTokens;
-      r.settings.ignore_eos = true;
-      engine.submit(std::move(r));
-    }
-    while (!engine.idle())
-      for (const Event& e : engine.step())
-        if (e.kind == Event::Kind::token) tokens[e.request - 1].push_back(e.token);
-    return tokens;
-  }
-
-  StreamedModel file_{small_shape()};
-  LanguageModel model_{file_.path()};
-  TempDir spill_ = TempDir::in_memory();
-  ThreadPool pool_{2};
+  StreamedModel file{small_shape()};
+  OffloadRun run{file.path()};
+  Policy& policy = run.policy;
 };
 
 }  // namespace

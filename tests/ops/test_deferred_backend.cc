@@ -37,7 +37,7 @@ class HostPlace {
 
 class CardPlace {
  public:
-  static constexpr DeviceDemand kDemand{5, 2, 16, 96, 32, DType::f16, 2, {DType::f16, 2, 16, 32}};
+  static constexpr DeviceDemand kDemand{5, 2, 16, 96, 32, DType::f16, 2, {DType::f16, 2, 16, 32}, 4};
 
   CardPlace(const Backend& host, FakeDeviceOptions options)
       : device_(std::move(options)), arena_(2_MiB, &device_), backend_(device_, host), stream_(device_),
@@ -224,6 +224,14 @@ TEST_CASE("operands lie in the card's memory and calls within the demand", "[ops
   Random random(3);
   std::vector<float> host(64 * 64, 1.0f);
   const MatView<float> x = put_matrix(card, 5, 32, random), here{host.data(), 5, 32, 32}, many = put_matrix(card, 6, 32, random);
+  const auto draw = [&](const MatView<const float>& logits, size_t draws, int32_t* ids) {
+    card.queue().device->draw(logits, std::vector<Draw>(draws), ids);
+  };
+  int32_t* const ids = reinterpret_cast<int32_t*>(many.data);
+  CHECK_FAULT(draw(x, 5, ids), Fault::internal, "5 rows of logits and 5 draws, 4 were asked for");
+  CHECK_FAULT(draw(x.rows_from(0, 4), 3, ids), Fault::internal, "4 rows of logits and 3 draws");
+  CHECK_FAULT(draw(here.rows_from(0, 4), 4, ids), Fault::internal, "logits of 512 bytes");
+  CHECK_FAULT(draw(x.rows_from(0, 4), 4, reinterpret_cast<int32_t*>(host.data())), Fault::internal, "ids of 16 bytes");
   CHECK_FAULT(layer_norm(b, {here, nullptr, nullptr, x}, card.queue()), Fault::internal, "x of 640 bytes");
   CHECK_FAULT(layer_norm(b, {x, nullptr, nullptr, here}, card.queue()), Fault::internal, "y of 640 bytes");
   CHECK_FAULT(layer_norm(b, {x, host.data(), nullptr, x}, card.queue()), Fault::internal, "gamma or beta of 128 bytes");

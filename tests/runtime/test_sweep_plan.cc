@@ -51,4 +51,14 @@ TEST_CASE("packing keeps every token once, in order, within the limits", "[runti
     }
 }
 
+TEST_CASE("a token is drawn from the last piece of what was cut", "[runtime]") {
+  Span cut = span_of(1, 7, 0, 6), other = span_of(2, 2, 0, 1);
+  cut.draw = Draw{.uniform = 0.5};
+  const SweepPlan plan = pack({cut, other}, 4, 3);
+  REQUIRE(plan.micro_batches.size() == 3);
+  CHECK((!plan.micro_batches[0].spans[0].draw && !plan.micro_batches[1].spans[0].draw));
+  CHECK(plan.micro_batches[2].spans[0].draw == cut.draw);
+  CHECK(!plan.micro_batches[2].spans[1].draw);
+}
+
 TEST_CASE("nothing to do makes an empty plan", "[runtime]") { CHECK(pack({}, 4, 4).micro_batches.empty()); }

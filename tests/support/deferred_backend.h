@@ -13,6 +13,7 @@
 
 #include "flexgen/base/checked.h"
 #include "flexgen/base/thread_pool.h"
+#include "flexgen/engine/sampler.h"
 #include "flexgen/ops/device_backend.h"
 #include "support/fake_device.h"
 
@@ -40,8 +41,8 @@ class KeptArguments {
 
 class DeferredBackend final : public DeviceBackend {
  public:
-  // host outlives this
-  DeferredBackend(FakeDevice& device, const Backend& host) : device_(device), host_(host) {}
+  // host outlives this; every undrawn-th row of logits is left to the host, 0: none
+  DeferredBackend(FakeDevice& device, const Backend& host, int64_t undrawn = 0) : device_(device), host_(host), undrawn_(undrawn) {}
 
   FakeDevice& device() override { return device_; }
   const Backend& operations() const override { return kOperations; }
@@ -78,6 +79,18 @@ class DeferredBackend final : public DeviceBackend {
     }
     Device& device() override { return backend_.device_; }
     Device::Stream stream() const override { return stream_; }
+
+    void draw(const MatView<const float>& logits, std::span<const Draw> draws, int32_t* ids) override {
+      FG_CHECK(logits.rows <= demand_.logits && logits.rows == static_cast<int64_t>(draws.size()),
+               "{} rows of logits and {} draws, {} were asked for", logits.rows, draws.size(), demand_.logits);
+      check(logits, "logits"), check(ids, draws.size() * sizeof(int32_t), "ids");
+      backend_.device_.run(stream_, [=, &b = backend_, draws = std::vector<Draw>(draws.begin(), draws.end())] {
+        for (size_t r = 0; r < draws.size(); ++r)
+          ids[r] = b.undrawn_ > 0 && ++b.rows_ % b.undrawn_ == 0
+                       ? kNotDrawn
+                       : drawn({logits.row(static_cast<int64_t>(r)), static_cast<size_t>(logits.cols)}, draws[r]);
+      });
+    }
 
     const DeviceDemand& demand() const { return demand_; }
     template <typename Args>
@@ -132,6 +145,19 @@ class DeferredBackend final : public DeviceBackend {
     Device::Stream stream_;
     std::span<std::byte> workspace_, arguments_;
   };
+
+  // By the code of the engine's sampler
+  static int32_t drawn(std::span<const float> logits, const Draw& d) {
+    const auto bad = std::find_if(logits.begin(), logits.end(), [](float v) { return !std::isfinite(v); });
+    if (bad != logits.end()) return ~static_cast<int32_t>(bad - logits.begin());
+    if (d == Draw{}) return argmax(logits);
+    GenerationSettings s;
+    s.temperature = static_cast<double>(d.temperature), s.top_k = d.top_k, s.top_p = d.top_p, s.min_p = d.min_p;
+    std::vector<float> scores(logits.begin(), logits.end());
+    SamplerScratch scratch;
+    weigh_candidates(s, scores, scratch);
+    return draw_candidate(scratch.candidates, d.uniform);
+  }
 
   static Work& work(Queue q) {
     FG_CHECK(q.device, "no queue of a device");
@@ -214,6 +240,8 @@ class DeferredBackend final : public DeviceBackend {
 
   FakeDevice& device_;
   const Backend& host_;
+  const int64_t undrawn_;
+  int64_t rows_ = 0;    // of logits so far
   ThreadPool pool_{1};  // not the caller's, whose loops go on meanwhile
 };
 

@@ -118,6 +118,7 @@ class FakeDevice final : public Device {
   void copy(std::byte* to, const std::byte* from, size_t bytes, Stream stream) override {
     call([&] {
       check_copy(to, from, bytes);
+      if (!memory_.holds(to, bytes)) bytes_to_host_ += bytes;
       streams_.give(stream, [=, this] {
         check_copy(to, from, bytes);
         memory_.open();
@@ -191,6 +192,7 @@ class FakeDevice final : public Device {
   size_t events() const { return locked([&] { return streams_.events(); }); }
   size_t pins() const { return locked([&] { return pins_.size(); }); }
   size_t waiting() const { return locked([&] { return streams_.waiting(); }); }
+  uint64_t bytes_to_host() const { return locked([&] { return bytes_to_host_; }); }  // of copies that were given
   // All so far that may throw: the unit of fail_call
   int64_t calls() const { return locked([&] { return calls_; }); }
 
@@ -259,6 +261,7 @@ class FakeDevice final : public Device {
   std::function<void(std::byte*, size_t)> on_allocate_;
   std::function<void(std::byte*)> on_release_;
   int64_t calls_ = 0, allocate_calls_ = 0, pin_calls_ = 0;
+  uint64_t bytes_to_host_ = 0;
   bool error_seen_ = false;
 };
 

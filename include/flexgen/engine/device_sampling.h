@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which tokens a device can draw as Sampler does, from logits that stay where they are. All else needs the context (penalties, n-grams,
-// end tokens that must wait), sums over the whole vocabulary (log-probabilities, no top_k), or nothing drawn at all: the likeliest token is
-// argmax's.
+// end tokens that must wait) or sums over the whole vocabulary (log-probabilities, no top_k).
 #pragma once
 
 #include <cstdint>
@@ -16,7 +15,9 @@ namespace flexgen {
 // settings: checked; request, sample: as the Sampler has them; n_new: tokens of the answer so far
 inline std::optional<Draw> device_draw(const GenerationSettings& s, uint64_t request, uint32_t sample, size_t n_new) {
   const bool plain = s.repetition_penalty == 1.0 && s.no_repeat_ngram_size == 0 && (s.ignore_eos || n_new >= static_cast<size_t>(s.min_new_tokens));
-  if (!plain || !s.do_sample || s.logprobs || s.top_k < 1 || s.top_k > kMostDrawn) return std::nullopt;
+  if (!plain || s.logprobs) return std::nullopt;
+  if (!s.do_sample) return Draw{};
+  if (s.top_k < 1 || s.top_k > kMostDrawn) return std::nullopt;
   return Draw{uniform(s.seed, request, sample, static_cast<uint32_t>(n_new)), s.top_p, s.min_p, static_cast<float>(s.temperature),
               static_cast<int32_t>(s.top_k)};
 }

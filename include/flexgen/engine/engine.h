@@ -20,6 +20,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "flexgen/engine/device_sampling.h"
 #include "flexgen/engine/serving.h"
 #include "flexgen/engine/statistics.h"
 #include "flexgen/runtime/kv_store.h"
@@ -285,18 +286,29 @@ class Engine {
       if (n == 0) continue;
       room -= n;
       const auto first = s->context.begin() + computed;
-      spans.push_back({s->kv, {first, first + n}, computed, n == left ? n - 1 : n});
+      spans.push_back({s->kv, {first, first + n}, computed, n == left ? n - 1 : n, draw(*s)});
       by_kv_[s->kv] = s.get();
     }
     stats_.peak_sequences = std::max<uint64_t>(stats_.peak_sequences, spans.size());
     return pack(std::move(spans), options_.gpu_batch_size, options_.micro_batch_tokens);
   }
 
+  std::optional<Draw> draw(const Sequence& s) const {
+    const Group& g = *s.group;
+    if (keeps_logits(g)) return std::nullopt;
+    return device_draw(g.request.settings, request_hash(g.request.id), static_cast<uint32_t>(s.sample), s.context.size() - s.n_prompt);
+  }
+  // of the prompt, for the samples that start later
+  static bool keeps_logits(const Group& g) { return !g.prompt_done && g.n_samples() > 1; }
+
   Row choose(const SweepPlan& plan, const LogitsRow& logits) {
     Sequence* s = by_kv_.at(plan.micro_batches[logits.micro_batch].spans[logits.span].sequence);
     Row row{s, {}, ""};
-    Group& g = *s->group;
-    if (!g.prompt_done && g.n_samples() > 1) g.logits.assign(logits.values.begin(), logits.values.end());
+    if (logits.drawn) {
+      row.token.id = *logits.drawn;
+      return row;
+    }
+    if (keeps_logits(*s->group)) s->group->logits.assign(logits.values.begin(), logits.values.end());
     sample(row, logits.values);
     return row;
   }

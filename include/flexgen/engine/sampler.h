@@ -133,6 +133,17 @@ inline void weigh_candidates(const GenerationSettings& s, std::span<float> score
   if (s.min_p > 0.0) std::erase_if(c, [&](const Candidate& x) { return x.weight < s.min_p; });  // the likeliest has weight 1
 }
 
+// One of the candidates that weigh_candidates left, by a random number in [0, 1)
+inline int32_t draw_candidate(std::span<const Candidate> candidates, double uniform) {
+  double total = 0, sum = 0;
+  for (const Candidate& c : candidates) total += c.weight;
+  const double target = uniform * total;
+  for (const Candidate& c : candidates)
+    if ((sum += c.weight) > target) return c.id;
+  // target < total, but weights too small to move the sum may stand last: the last one that can be drawn
+  return std::find_if(candidates.rbegin(), candidates.rend(), [](const Candidate& c) { return c.weight > 0; })->id;
+}
+
 class Sampler {
  public:
   // settings: checked, and outlive the sampler; request: request_hash of its id; sample: which of num_return_sequences
@@ -171,20 +182,9 @@ class Sampler {
     const int32_t best = argmax(scratch.scores);
     if (scratch.scores[static_cast<size_t>(best)] == detail::kBanned)
       fail(Fault::usage, "no token of {} is left after {} tokens. Raise no_repeat_ngram_size or lower min_new_tokens", logits.size(), context.size());
-    return s.do_sample ? draw(n_new, scratch) : best;
-  }
-
-  int32_t draw(size_t n_new, SamplerScratch& scratch) const {
-    weigh_candidates(*settings_, scratch.scores, scratch);
-    double total = 0;
-    for (const Candidate& c : scratch.candidates) total += c.weight;
-    const double target = uniform(settings_->seed, request_, sample_, static_cast<uint32_t>(n_new)) * total;
-    double sum = 0;
-    for (const Candidate& c : scratch.candidates)
-      if ((sum += c.weight) > target) return c.id;
-    // target < total, but weights too small to move the sum may stand last: the last one that can be drawn
-    const auto last = std::find_if(scratch.candidates.rbegin(), scratch.candidates.rend(), [](const Candidate& c) { return c.weight > 0; });
-    return last->id;
+    if (!s.do_sample) return best;
+    weigh_candidates(s, scratch.scores, scratch);
+    return draw_candidate(scratch.candidates, uniform(s.seed, request_, sample_, static_cast<uint32_t>(n_new)));
   }
 
   const GenerationSettings* settings_;

@@ -9,6 +9,7 @@
 
 #include "flexgen/memory/device.h"
 #include "flexgen/ops/backend.h"
+#include "flexgen/ops/draw.h"
 
 namespace flexgen {
 
@@ -22,6 +23,7 @@ struct DeviceDemand {
   DType weights = DType::f16;
   int64_t n_heads = 0;       // H
   KvLayout layout;
+  int64_t logits = 0;        // rows that tokens are drawn from
 };
 
 // Work of one thread for one stream. Made by a DeviceBackend; its memory is free when it has gone, which waits for the stream.
@@ -30,6 +32,10 @@ class DeviceQueue {
   virtual ~DeviceQueue() = default;
   virtual Device& device() = 0;
   virtual Device::Stream stream() const = 0;
+
+  // A token from each row of logits, which need not come to the host then. logits: [rows, V] and ids: [rows], of the device; draws: [rows],
+  // may go when the call returns. ids[r]: the token; ~id of the first logit that is not finite where one is; kNotDrawn
+  virtual void draw(const MatView<const float>& logits, std::span<const Draw> draws, int32_t* ids) = 0;
 };
 
 class DeviceBackend {

@@ -251,6 +251,7 @@ class MemoryPlanner {
       plan_.device->logits_bytes = static_cast<uint64_t>(rows * program_.head_width[3]) * sizeof(float);
       plan_.device->staging_bytes = TieredWeights::vector_staging_bytes(file_);
       plan_.device->demand.tokens = std::max(at_once, rows);
+      plan_.device->demand.logits = rows;
     } else {
       plan_.kernels_bytes = linear_workspace(at_once);
     }

@@ -15,6 +15,7 @@
 #include <atomic>
 #include <cmath>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -38,7 +39,7 @@ struct SweepOptions {
   HostAttention host_attention;         // with a device, where cache pages are attended on the host
   bool merge_steps = false;             // attention and MLP of a layer are one step: fewer hand-overs, more weights held
   std::span<std::byte> scratch, head;   // memory for these, of scratch_bytes and head_bytes; empty: buffers of its own. With a device its
-  std::span<std::byte> host_logits;     // memory, and pinned memory for the logits of head_rows
+  std::span<std::byte> host_logits;     // memory, and pinned memory for the logits of head_rows, or tokens drawn from them
   int64_t tokens_at_once = 512;         // that linear gets together, of small micro-batches: it is faster with more
   size_t blocks_at_once = 16;           // row blocks of about 2 MiB that linear gets together: it rearranges its input once for all of them
   DeviceQueue* device = nullptr;        // of the backend, where it runs on a device; outlives the sweep
@@ -83,7 +84,8 @@ struct SweepStatistics {
 struct LogitsRow {
   size_t micro_batch = 0, span = 0;
   int64_t token = 0;
-  std::span<float> values;  // [V]
+  std::span<float> values;       // [V]; empty where the next token was drawn
+  std::optional<int32_t> drawn;  // which it is
 };
 
 // thread: one at a time
@@ -150,6 +152,7 @@ class Sweep {
   struct Wanted {
     LogitsRow logits;
     int64_t row = 0;  // of its micro-batch
+    std::optional<Draw> draw;
   };
 
   static MatView<float> view(const Rows& r, Slot s, int64_t cols) {
@@ -206,7 +209,8 @@ class Sweep {
       int64_t row = 0;
       for (size_t s = 0; s < plan_->micro_batches[m].spans.size(); ++s) {
         const Span& span = plan_->micro_batches[m].spans[s];
-        for (int64_t t = span.first_logits; t < span.n_tok(); ++t) wanted_.push_back({{m, s, t, {}}, row + t});
+        for (int64_t t = span.first_logits; t < span.n_tok(); ++t)
+          wanted_.push_back({{m, s, t, {}, {}}, row + t, t + 1 == span.n_tok() ? span.draw : std::nullopt});
         row += span.n_tok();
       }
     }
@@ -355,24 +359,50 @@ class Sweep {
         hidden_.release(m, false);
       }
       for (const Operation& op : program_.head.operations) run_over(op, -1, {&r, 1});
-      float* const logits = on_host(r.slot[3], r.n_tok * w[3]);
-      for (size_t i = 0; i < chunk.size(); ++i) {
-        LogitsRow row = chunk[i].logits;
-        row.values = {logits + static_cast<int64_t>(i) * w[3], static_cast<size_t>(w[3])};
-        on_logits(row);
-      }
+      draw(chunk, r);
+      bring_logits(chunk, r);
+      for (const Wanted& row : chunk) on_logits(row.logits);
     }
   }
 
-  // Logits that a device has computed come to the host, when everything before has run.
-  float* on_host(float* logits, int64_t n) {
-    if (!queue_.device) return logits;
-    const size_t bytes = static_cast<size_t>(n) * sizeof(float);
-    FG_CHECK(options_.host_logits.size() >= bytes, "{} bytes for logits of {}", options_.host_logits.size(), bytes);
-    Device& device = queue_.device->device();
-    device.copy(options_.host_logits.data(), reinterpret_cast<const std::byte*>(logits), bytes, queue_.device->stream());
-    device.synchronize_stream(queue_.device->stream());
-    return reinterpret_cast<float*>(options_.host_logits.data());
+  // Tokens that a device may draw come without their logits, unless it finds that it cannot.
+  void draw(std::span<Wanted> chunk, const Rows& r) {
+    if (!queue_.device || std::none_of(chunk.begin(), chunk.end(), [](const Wanted& w) { return w.draw.has_value(); })) return;
+    draws_.clear();
+    for (const Wanted& w : chunk) draws_.push_back(w.draw.value_or(Draw{}));
+    const size_t n = chunk.size();
+    auto* const there = reinterpret_cast<int32_t*>(r.slot[0]);  // its hidden states are done with
+    clock_.time({TraceEvent::Kind::compute, "draw", -1, -1, 0, 0, 0},
+                [&] { queue_.device->draw(view(r, Slot::logits, model_.vocab), draws_, there); });
+    auto* const ids = pinned<int32_t>(n);
+    bring(ids, there, n);
+    queue_.device->device().synchronize_stream(queue_.device->stream());
+    for (size_t i = 0; i < n; ++i)
+      if (chunk[i].draw && ids[i] >= 0) chunk[i].logits.drawn = ids[i];
+  }
+
+  // Logits of the rows that have no token, from the device where they are there
+  void bring_logits(std::span<Wanted> chunk, const Rows& r) {
+    const auto v = static_cast<size_t>(model_.vocab);
+    const float* const there = r.slot[3];
+    float* const here = queue_.device ? pinned<float>(chunk.size() * v) : r.slot[3];
+    for (size_t i = 0; i < chunk.size(); ++i) {
+      if (chunk[i].logits.drawn) continue;
+      if (queue_.device) bring(here + i * v, there + i * v, v);
+      chunk[i].logits.values = {here + i * v, v};
+    }
+    if (queue_.device) queue_.device->device().synchronize_stream(queue_.device->stream());
+  }
+
+  template <typename T>
+  T* pinned(size_t n) const {
+    FG_CHECK(options_.host_logits.size() >= n * sizeof(T), "{} bytes for logits of {}", options_.host_logits.size(), n * sizeof(T));
+    return reinterpret_cast<T*>(options_.host_logits.data());
+  }
+  template <typename T>
+  void bring(T* here, const T* there, size_t n) {
+    queue_.device->device().copy(reinterpret_cast<std::byte*>(here), reinterpret_cast<const std::byte*>(there), n * sizeof(T),
+                                 queue_.device->stream());
   }
 
   const ModelDescription model_;
@@ -391,6 +421,7 @@ class Sweep {
   ComputeClock clock_;
   std::vector<Rows> rows_;
   std::vector<Wanted> wanted_;
+  std::vector<Draw> draws_;
   Buffer scratch_, own_head_;
   bool step_outside_ = false;
   SweepStatistics stats_;

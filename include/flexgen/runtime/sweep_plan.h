@@ -4,7 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
+
+#include "flexgen/ops/draw.h"
 
 namespace flexgen {
 
@@ -16,6 +19,7 @@ struct Span {
   std::vector<int32_t> tokens;
   int64_t first_position = 0;
   int64_t first_logits = 0;  // logits are wanted from this token on; n_tok(): none
+  std::optional<Draw> draw = {};  // a token will do in place of the last token's logits, where a device draws it
 
   int64_t n_tok() const { return static_cast<int64_t>(tokens.size()); }
   int64_t end() const { return first_position + n_tok(); }
@@ -54,6 +58,7 @@ inline SweepPlan pack(std::vector<Span> spans, int64_t max_spans, int64_t max_to
       }
       const int64_t n = s.n_tok() < room ? s.n_tok() : room;
       Span piece{s.sequence, {s.tokens.begin(), s.tokens.begin() + n}, s.first_position, s.first_logits < n ? s.first_logits : n};
+      if (n == s.n_tok()) piece.draw = s.draw;
       s.tokens.erase(s.tokens.begin(), s.tokens.begin() + n);
       s.first_position += n;
       s.first_logits = s.first_logits < n ? 0 : s.first_logits - n;

@@ -8,12 +8,14 @@
 #include <vector>
 
 #include "flexgen/base/checked.h"
+#include "kernels/cuda/api/argmax.h"
 #include "kernels/cuda/api/argument_ring.h"
 #include "kernels/cuda/api/choose_attention.h"
 #include "kernels/cuda/api/embed.h"
 #include "kernels/cuda/api/gemm.h"
 #include "kernels/cuda/api/kv_append.h"
 #include "kernels/cuda/api/layer_norm.h"
+#include "kernels/cuda/api/sample.h"
 
 namespace flexgen::cuda {
 namespace {
@@ -51,7 +53,8 @@ struct QueueBytes {
   QueueBytes(const Card& card, const CudaBackendOptions& options, const DeviceDemand& d) {
     const auto tokens = static_cast<size_t>(d.tokens), sequences = static_cast<size_t>(d.sequences), pages = static_cast<size_t>(d.pages);
     scratch = linear_workspace(d.tokens, d.widest_rows, padded_cols(d.widest_cols), d.weights, options.arithmetic, options.cublaslt != nullptr);
-    size_t arrays = ArgumentRing::array_bytes<void*>(tokens);  // rows of embed
+    size_t arrays = std::max(ArgumentRing::array_bytes<void*>(tokens),  // rows of embed
+                             ArgumentRing::array_bytes<Draw>(static_cast<size_t>(d.logits)));
     if (d.sequences > 0) {
       FG_CHECK(d.layout.n_heads > 0 && d.layout.head_dim > 0, "a demand of {} heads of {}", d.layout.n_heads, d.layout.head_dim);
       PlanRequest least;  // with the fewest rows where a span has more than an item
@@ -90,6 +93,20 @@ class CudaQueue final : public DeviceQueue {
 
   Device& device() override { return device_; }
   Device::Stream stream() const override { return stream_; }
+
+  void draw(const MatView<const float>& logits, std::span<const Draw> draws, int32_t* ids) override {
+    const DeviceRange range(&device_, "draw");
+    FG_CHECK(logits.rows <= demand_.logits && logits.rows == static_cast<int64_t>(draws.size()),
+             "{} rows of logits and {} draws, the queue is for {}", logits.rows, draws.size(), demand_.logits);
+    end_product();
+    const auto rows = static_cast<int32_t>(logits.rows), vocabulary = static_cast<int32_t>(logits.cols);
+    if (std::all_of(draws.begin(), draws.end(), [](const Draw& d) { return d == Draw{}; }))
+      return launched("argmax", argmax({logits.data, logits.stride, ids, rows, vocabulary}, stream_));
+    auto call = ring_.begin(ArgumentRing::array_bytes<Draw>(draws.size()));
+    const Draw* const there = uploaded(call, draws);
+    ring_.send(call);
+    launched("sample", sample({logits.data, logits.stride, there, ids, rows, vocabulary}, stream_));
+  }
 
   void linear(const LinearArgs& a) {
     const DeviceRange range(&device_, "linear");
@@ -317,9 +334,9 @@ class CudaQueue final : public DeviceQueue {
     launched(operation, cuda::attention_merge(m, stream_));
   }
 
-  template <typename T>
-  static const T* uploaded(ArgumentRing::Call& call, const std::vector<T>& values) {
-    const auto array = call.array<T>(values.size());
+  template <typename Values>
+  static const typename Values::value_type* uploaded(ArgumentRing::Call& call, const Values& values) {
+    const auto array = call.array<typename Values::value_type>(values.size());
     std::copy(values.begin(), values.end(), array.host);
     return array.there;
   }

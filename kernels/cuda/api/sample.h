@@ -4,16 +4,12 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #include "flexgen/ops/draw.h"
 
 namespace flexgen::cuda {
 
-inline constexpr int32_t kNotDrawn = std::numeric_limits<int32_t>::min();
-
-// ids[r]: the token; ~id of the first logit that is not finite where one is; kNotDrawn where more than kMostDrawn tokens are among the
-// top_k, because many are equal: the host has to draw
+// ids[r]: the token; ~id of the first logit that is not finite where one is; kNotDrawn
 struct SampleArguments {
   const float* logits = nullptr;  // [rows, vocabulary]
   int64_t stride = 0;             // elements between rows
