@@ -91,12 +91,12 @@ struct DeviceRun {
           CHECK(pinned(offload.arena()));
           CHECK_FALSE(pinned(offload.pageable()));
           CHECK(card.pins() == 1);
-          o.on_device = *offload.plan().device;
           o.host_weights = offload.plan().weights.host_bytes();
           o.pageable = offload.pageable().size();
         };
         const OffloadRun::Result r = run.on(backend, faults);
         o.tokens = r.tokens();
+        o.on_device = *r.on_device;
         o.to_device_bytes = r.to_device_bytes, o.from_device_bytes = r.from_device_bytes;
       } catch (const Error& e) {
         o.fault = e.fault();

@@ -26,11 +26,14 @@ void short_life(Cache& c) {
 }  // namespace
 
 TEST_CASE("a page damaged on its way is read again; one damaged on disk is named", "[runtime]") {
-  Disk disk(400, 3, {.flip = {0, 7, 20, 33, 46, 59}});
-  Cache c(disk.options(400, 60, 0));
-  life(c);
-  CHECK(c.store.statistics().reread_pages >= 3);  // what is read for a next sweep that goes otherwise is never looked at
-  CHECK(c.store.statistics().reread_pages <= 6);
+  int64_t reread = 0;
+  for (const int64_t at : {0, 7, 20, 33, 46, 59}) {
+    Disk disk(400, 3, {.flip = {at}});
+    Cache c(disk.options(400, 60, 0));
+    life(c);
+    reread += static_cast<int64_t>(c.store.statistics().reread_pages);
+  }
+  CHECK(reread >= 3);  // what is read for a next sweep that goes otherwise is never looked at
 
   for (const bool misplaced : {false, true}) {
     Disk bad(400, 4);
@@ -166,14 +169,15 @@ const TierShare kThirds{0.3, 0.3};
 }  // namespace
 
 TEST_CASE("behind a card: a damaged page is read again, and whichever request of the disk fails, what is committed is whole", "[runtime]") {
-  int64_t n = 0;
-  {
-    KvTiers tiers = three_tiers(3, {.flip = {0, 5, 9, 14}});  // what is read for a next sweep that goes otherwise is never looked at
+  int64_t n = 0, reread = 0;
+  for (int64_t at = 0; at < 15; ++at) {
+    KvTiers tiers = three_tiers(3, {.flip = {at}});
     CardCache c(tiers, tiers.options(12, kThirds));
     short_life(c);
-    CHECK(c.store.statistics().reread_pages > 0);
+    reread += static_cast<int64_t>(c.store.statistics().reread_pages);
     n = tiers.disk.submitted();
   }
+  CHECK(reread >= 5);  // what is written, or read for a next sweep that goes otherwise, is never looked at
   REQUIRE(n > 15);
   size_t failures = 0;
   for (const bool lasting : {false, true})

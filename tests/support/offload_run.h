@@ -26,6 +26,7 @@ class OffloadRun {
 
   struct Result {
     Answers answers;
+    std::optional<MemoryPlan::OnDevice> on_device;
     uint64_t to_device_bytes = 0, from_device_bytes = 0;  // streamed
     WeightStatistics weights;
     KvStatistics kv;
@@ -73,6 +74,7 @@ class OffloadRun {
                     {.io_engine = "threads", .faults = std::move(faults), .spill_folder = spill_.path(), .device = device, .host = &host});
     if (started) started(offload);
     Result result;
+    result.on_device = offload.plan().device;
     Engine engine(model_.description(), offload.weights(), nullptr, device ? device->operations() : host, pool_, offload.engine_options());
     for (const Request& r : requests) engine.submit(r);
     while (!engine.idle()) collect(engine.step(), result.answers);

@@ -154,8 +154,8 @@ inline void check_weight(const WeightView& w) {
   }
 }
 inline void check_spans(const KvLayout& l, std::span<const KvSpan> spans, int64_t rows) {
-  FG_CHECK(l.n_heads > 0 && l.head_dim > 0 && l.page_tokens > 0 && (l.page_tokens % kAttentionBlock == 0 || 2 * l.page_tokens == kAttentionBlock), "{} heads of {}, pages of {} tokens",
-           l.n_heads, l.head_dim, l.page_tokens);
+  const bool pages = l.page_tokens > 0 && (l.page_tokens % kAttentionBlock == 0 || 2 * l.page_tokens == kAttentionBlock);
+  FG_CHECK(l.n_heads > 0 && l.head_dim > 0 && pages, "{} heads of {}, pages of {} tokens", l.n_heads, l.head_dim, l.page_tokens);
   FG_CHECK(l.dtype == DType::f32 || l.dtype == DType::f16, "cache in {}", name(l.dtype));
   for (const KvSpan& s : spans)
     FG_CHECK(s.first_row >= 0 && s.n_tok > 0 && s.first_row + s.n_tok <= rows && s.first_position >= 0 && s.k_pages && s.v_pages,
