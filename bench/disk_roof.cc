@@ -61,8 +61,8 @@ std::optional<ReadSpeed> fio_read_speed(const std::string& path, uint64_t file_b
     why_not = "fio is not installed (Debian: fio)";
     return std::nullopt;
   }
-  // fio takes its buffers in one piece, with a page to spare
-  const uint64_t needed = div_up<uint64_t>(chunk * static_cast<uint64_t>(depth), 2_MiB) + 1;
+  // fio takes its buffers in one piece, with pages to spare (fio 3.33: 16 MiB of buffers do not fit into 9)
+  const uint64_t needed = div_up<uint64_t>(chunk * static_cast<uint64_t>(depth), 2_MiB) + 2;
   const uint64_t free_pages = std::strtoull(proc_value("/proc/meminfo", "HugePages_Free").c_str(), nullptr, 10);
   if (free_pages < needed) {
     why_not = fmt::format(
