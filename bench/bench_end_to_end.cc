@@ -109,23 +109,27 @@ class EndToEnd {
     if (o_.synthetic_context == 0) measure_products(std::min(demand().sweep_tokens, plan.sweep_tokens));
     forget_peak_rss();
     const double load = seconds_now();
-    Offload offload(model_, policy_, std::move(plan), pool_,
-                    {.io_engine = o_.engine.io_engine,
-                     .faults = o_.engine.faults(),
-                     .spill_folder = o_.engine.offload_dir,
-                     .device = device_.backend(),
-                     .host = &backend_,
-                     .trace = trace_ ? &*trace_ : nullptr,
-                     .stop = &tools::interrupted});
+    Ended ended{plan};
     {
+      Offload offload(model_, policy_, std::move(plan), pool_,
+                      {.io_engine = o_.engine.io_engine,
+                       .faults = o_.engine.faults(),
+                       .spill_folder = o_.engine.offload_dir,
+                       .device = device_.backend(),
+                       .host = &backend_,
+                       .trace = trace_ ? &*trace_ : nullptr,
+                       .stop = &tools::interrupted});
       KvStore cache(offload.kv_options());
       Sweep sweep(description(), device_ ? device_.backend()->operations() : backend_, {&pool_}, offload.weights(), cache, offload.sweep_options());
       sweep_ = &sweep, cache_ = &cache, offload_ = &offload;
       load_s_ = seconds_now() - load;
       for (int64_t first = 0; first < o_.prompts; first += block()) run_block(first, std::min(block(), o_.prompts - first));
-      report();
+      ended.io_engine = offload.io().name(), ended.direct = offload.direct(), ended.coverage = offload.arena().huge_coverage();
+      ended.loaded_bytes = offload.weights().statistics().loaded_bytes, ended.peak_rss = peak_rss_bytes();
       offload.check_disk();
     }
+    measure_disk_again();
+    report(ended);
     if (trace_file_) write_trace();
     return 0;
   }
@@ -153,6 +157,14 @@ class EndToEnd {
   // --- roofs
 
   void drop_cache() const { ::posix_fadvise(model_.file().file().fd(), 0, 0, POSIX_FADV_DONTNEED); }
+
+  // A disk drifts, and a burst that it grants may end within a run: its roof is the mean of before and after. The run's memory is free again.
+  void measure_disk_again() {
+    disk_after_ = measure_disk_roof(o_.model, o_.roof_seconds).bytes_per_s;
+    for (auto* all : {&prefill_, &decode_})
+      for (Timed& t : *all) t.roof.disk_s *= disk_.bytes_per_s / disk_rate();
+  }
+  double disk_rate() const { return (disk_.bytes_per_s + disk_after_) / 2; }
 
   void measure_products(int64_t n_tok) {
     const int64_t n = std::min<int64_t>(n_tok, device_ ? 4096 : 512);
@@ -282,8 +294,17 @@ class EndToEnd {
     return all.empty() ? 0 : roof / seconds(all);
   }
 
-  void report() {
-    const MemoryPlan& plan = offload_->plan();
+  // What is known when its memory has been given back
+  struct Ended {
+    MemoryPlan plan;
+    std::string io_engine = {};
+    bool direct = false;
+    std::optional<double> coverage = {};
+    uint64_t loaded_bytes = 0, peak_rss = 0;
+  };
+
+  void report(const Ended& ended) {
+    const MemoryPlan& plan = ended.plan;
     const double prefill_s = seconds(prefill_), decode_s = seconds(decode_);
     const double decode_tokens =
         std::accumulate(decode_.begin(), decode_.end(), 0.0, [](double sum, const Timed& t) { return sum + static_cast<double>(t.tokens); });
@@ -319,8 +340,8 @@ class EndToEnd {
            {"gemm", o_.engine.gemm},
            {"gpu_memory_bytes", plan.device ? plan.device->budget_bytes : 0},
            {"planned_gpu_bytes", plan.device_bytes()},
-           {"io_engine", offload_->io().name()},
-           {"direct", offload_->direct()},
+           {"io_engine", ended.io_engine},
+           {"direct", ended.direct},
            {"load_s", load_s_},
            {"prefill_s", prefill_s},
            {"prefill_tokens_per_s", rate(prompt_tokens, prefill_s)},
@@ -330,15 +351,15 @@ class EndToEnd {
            {"total_tokens_per_s", rate(generated, prefill_s + decode_s)},
            {"sweeps", prefill_.size() + decode_.size()},
            {"decode_sweep_s", Json::array()},
-           {"peak_rss_bytes", peak_rss_bytes()},
+           {"peak_rss_bytes", ended.peak_rss},
            {"planned_bytes", plan.memory_bytes()},
            {"bytes_read", flow_.bytes_read},
            {"bytes_written", flow_.bytes_written},
-           {"bytes_loaded", offload_->weights().statistics().loaded_bytes},
+           {"bytes_loaded", ended.loaded_bytes},
            {"streamed_bytes_per_sweep", plan.weights.streamed_bytes()},
            {"cpu_s", cpu_s_},
            {"others_cpu_s", std::max(0.0, machine_cpu_s_ - cpu_s_)},
-           {"huge_coverage", offload_->arena().huge_coverage() ? Json(*offload_->arena().huge_coverage()) : Json()},
+           {"huge_coverage", ended.coverage ? Json(*ended.coverage) : Json()},
            {"placement",
             {{"asked", asked},
              {"realised",
@@ -356,7 +377,9 @@ class EndToEnd {
            {"share_of_roof", share(main)},
            {"prefill_share_of_roof", share(prefill_)},
            {"roofs",
-            {{"disk_bytes_per_s", disk_.bytes_per_s},
+            {{"disk_bytes_per_s", disk_rate()},
+             {"disk_bytes_per_s_before", disk_.bytes_per_s},
+             {"disk_bytes_per_s_after", disk_after_},
              {"disk_how", disk_.how},
              {"fma_flop_per_s", fma_},
              {"link_bytes_per_s", link_},
@@ -376,14 +399,15 @@ class EndToEnd {
                          seconds(all), rate(tokens, seconds(all)), all.size(), seconds(all) / k, share(all) * seconds(all) / k, r.disk_s / k,
                          r.compute_s / k, device_ ? fmt::format(", link {:.3f}", r.link_s / k) : "", share(all));
     };
-    line("roofs", fmt::format("disk {:.2f} GB/s ({}), {}", disk_.bytes_per_s * 1e-9, disk_.how,
+    line("roofs", fmt::format("disk {:.2f} GB/s, {:.2f} before and {:.2f} after ({}), {}", disk_rate() * 1e-9, disk_.bytes_per_s * 1e-9,
+                              disk_after_ * 1e-9, disk_.how,
                               device_ ? fmt::format("link {:.2f} GB/s", link_ * 1e-9) : fmt::format("FMA {:.0f} GFLOP/s", fma_ * 1e-9)));
     for (const auto& [tokens, flops] : product_rates_) line("", fmt::format("matrix product, {} tokens: {:.0f} GFLOP/s", tokens, flops * 1e-9));
     line("load", fmt::format("{:.2f} s", load_s_));
     if (!prefill_.empty()) line("prefill", sweeps(prefill_, prompt_tokens));
     if (!decode_.empty()) line("decode", sweeps(decode_, decode_tokens));
     line("in all", fmt::format("{:.3f} tokens/s", rate(generated, prefill_s + decode_s)));
-    line("memory", fmt::format("{} at most, planned {}, budget {}", format_bytes(peak_rss_bytes()), format_bytes(plan.memory_bytes()),
+    line("memory", fmt::format("{} at most, planned {}, budget {}", format_bytes(ended.peak_rss), format_bytes(plan.memory_bytes()),
                                format_bytes(plan.budget_bytes)));
     line("CPU", fmt::format("{:.2f} s, others {:.2f} s", cpu_s_, std::max(0.0, machine_cpu_s_ - cpu_s_)));
     fmt::print("{}", tools::table(flow_));
@@ -404,7 +428,8 @@ class EndToEnd {
   std::optional<tools::SmallFile> trace_file_;
   std::optional<Trace> trace_;
 
-  DiskRoof disk_;
+  DiskRoof disk_;  // before the run
+  double disk_after_ = 0;
   double fma_ = 0, link_ = 0;
   std::map<int64_t, double> product_rates_;  // by tokens
 
