@@ -16,19 +16,12 @@ using testing::FakeDevice;
 using testing::FakeDeviceOptions;
 using testing::Lateness;
 using testing::OffloadRun;
+using testing::small_shape;
 using testing::StreamedModel;
 
 namespace {
 
-constexpr uint64_t kVocabulary = 96, kRow = kVocabulary * sizeof(float), kId = sizeof(int32_t);  // bytes
-
-ModelDescription small_shape() {
-  ModelDescription m;
-  m.n_layers = 2, m.width = m.embed_width = 32, m.ffn = 64, m.n_heads = m.n_kv_heads = 2, m.head_dim = 16, m.vocab = kVocabulary,
-  m.max_positions = 128;
-  m.position_offset = 2;
-  return m;
-}
+constexpr uint64_t kRow = 96 * sizeof(float), kId = sizeof(int32_t);  // bytes
 
 class DrawnRun {
  public:

@@ -15,6 +15,7 @@
 using namespace flexgen;
 using testing::FakeIoEngine;
 using testing::OwnWeights;
+using testing::small_shape;
 using testing::StreamedModel;
 using testing::TempDir;
 
@@ -24,13 +25,6 @@ using Tokens = std::vector<std::vector<int32_t>>;
 
 constexpr uint64_t kStep = FLEXGEN_SANITIZED ? 7 : 1;  // of the operations that are tried
 constexpr int64_t kNewTokens = 3, kLongest = 35;       // positions
-
-ModelDescription small_shape() {
-  ModelDescription m;
-  m.n_layers = 2, m.width = m.embed_width = 32, m.ffn = 64, m.n_heads = m.n_kv_heads = 2, m.head_dim = 16, m.vocab = 96, m.max_positions = 64;
-  m.position_offset = 2;
-  return m;
-}
 
 // Four, each a micro-batch: more than hidden states have frames. The first one's page of the cache is full with the prompt and read
 // again, the second one's in the last sweep and never read.

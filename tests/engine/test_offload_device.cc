@@ -22,6 +22,7 @@ using testing::FakeDevice;
 using testing::FakeDeviceOptions;
 using testing::Lateness;
 using testing::OffloadRun;
+using testing::small_shape;
 using testing::StreamedModel;
 
 namespace {
@@ -29,13 +30,6 @@ namespace {
 using Tokens = std::vector<std::vector<int32_t>>;
 
 constexpr int64_t kNewTokens = 4, kLongest = 75;  // positions of a sequence: two full pages of the cache and a bit
-
-ModelDescription small_shape() {
-  ModelDescription m;
-  m.n_layers = 2, m.width = m.embed_width = 32, m.ffn = 64, m.n_heads = m.n_kv_heads = 2, m.head_dim = 16, m.vocab = 96, m.max_positions = 128;
-  m.position_offset = 2;
-  return m;
-}
 
 Tokens prompts() {
   Tokens all{{}, {}, {2, 5, 6}, {9}, {}};

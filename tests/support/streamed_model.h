@@ -19,6 +19,14 @@
 
 namespace flexgen::testing {
 
+// two layers, head size 16, V = 96, 128 positions
+inline ModelDescription small_shape() {
+  ModelDescription m;
+  m.n_layers = 2, m.width = m.embed_width = 32, m.ffn = 64, m.n_heads = m.n_kv_heads = 2, m.head_dim = 16, m.vocab = 96, m.max_positions = 128;
+  m.position_offset = 2;
+  return m;
+}
+
 class StreamedModel {
  public:
   explicit StreamedModel(const std::string& folder) {
