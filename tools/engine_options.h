@@ -191,7 +191,7 @@ inline void add_engine_options(CLI::App& command, EngineFlags& f) {
       ->default_str("on")
       ->type_name("on|off")
       ->group(tiers);
-  command.add_option("--look-ahead", f.look_ahead, "Bytes of streamed weights that are read ahead [64MiB, less for a small model]")
+  command.add_option("--look-ahead", f.look_ahead, "Bytes of streamed weights that are read ahead [24MiB, to a GPU 256MiB, less for a small model]")
       ->type_name("SIZE")
       ->group(tiers);
   command.add_option("--io-engine", f.io_engine, "How files are read and written: uring, threads, or auto: uring where it is allowed [auto]")

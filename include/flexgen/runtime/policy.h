@@ -38,7 +38,7 @@ struct Policy {
   int64_t micro_batch_tokens = 512;  // tokens of a micro-batch; longer prompts are cut
   DType kv_dtype = DType::f16;
   bool overlap = true;               // off: everything is read when it is needed
-  uint64_t look_ahead_bytes = 0;     // of weights; 0: 64 MiB, less for a small model
+  uint64_t look_ahead_bytes = 0;     // of weights; 0: 24 MiB, a device's 256 MiB, less for a small model
   bool sep_layer = true;             // attention and MLP hand over separately; off: hidden states stay in memory for a whole layer
   bool pin_weight = true;            // host weights in page-locked memory, where there is a device
   uint64_t device_bytes = 0;         // with a device: budget of its memory; 0: what is free

@@ -210,7 +210,7 @@ class TieredWeights final : public WeightStream {
   };
   static constexpr size_t kNoSlot = SIZE_MAX;
   static constexpr size_t kRowBlocksAtOnce = 4;
-  static constexpr uint64_t kAskedBytes = 32_MiB;  // the engine's 16 MiB in flight, and what it starts next
+  static constexpr uint64_t kAskedBytes = 32_MiB;  // the engine's 8 MiB in flight, and what it starts next
   static constexpr uint64_t kLoadBytes = 32_MiB;  // in flight while another as many are hashed
 
   static constexpr size_t kVectorAlignment = 64;  // floats
