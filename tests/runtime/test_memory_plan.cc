@@ -203,3 +203,14 @@ TEST_CASE("a budget larger than what is free is cut to what is free, and remembe
   CHECK(p.budget_bytes == kProcess.used_bytes + kProcess.available_bytes / 20 * 19);
   CHECK(p.asked_bytes == policy.memory_bytes);
 }
+
+TEST_CASE("what is free counts the program's own file pages once: they are in memory, and could be dropped", "[runtime]") {
+  const StreamedModel m(testing::test_data("golden/prenorm-f16-bin"));
+  const ProcessMemory process{40_MiB, 200_MiB, 30_MiB};  // in a cgroup of 210 MiB
+  const MemoryPlan p = make_memory_plan(m.file(), m.model(), {}, demand(4, 40), process);
+  CHECK(p.all_free);
+  CHECK(p.budget_bytes == 10_MiB + 190_MiB);
+  Policy policy;
+  policy.memory_bytes = 210_MiB;
+  CHECK(make_memory_plan(m.file(), m.model(), policy, demand(4, 40), process).budget_bytes == 210_MiB);
+}

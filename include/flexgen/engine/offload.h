@@ -38,7 +38,10 @@ struct OffloadOptions {
 };
 
 // what this process has and may take
-inline ProcessMemory process_memory() { return {resident_memory(), available_memory()}; }
+inline ProcessMemory process_memory() {
+  const ResidentMemory resident = resident_memory();
+  return {resident.bytes, available_memory(), resident.file_bytes};
+}
 
 class Offload {
  public:
@@ -183,8 +186,10 @@ class Offload {
            "{}: does not fit: found a need of {} of memory, allowed {}{}: {} are missing. Give more {}, fewer or shorter sequences, or more to the "
            "disk",
            model.file().file().path(), format_bytes(plan.memory_bytes()), format_bytes(plan.budget_bytes),
-           plan.asked_bytes ? fmt::format(" (no more of the {} asked for is free)", format_bytes(plan.asked_bytes)) : "",
-           format_bytes(plan.missing_bytes()), plan.asked_bytes ? "memory to the machine or its cgroup" : "--memory");
+           plan.asked_bytes ? fmt::format(" (no more of the {} asked for is free)", format_bytes(plan.asked_bytes))
+           : plan.all_free  ? " (what is free)"
+                            : "",
+           format_bytes(plan.missing_bytes()), plan.all_free ? "memory to the machine or its cgroup" : "--memory");
     return IoFile::open(model.file().file());
   }
 

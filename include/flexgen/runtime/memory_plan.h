@@ -36,6 +36,7 @@ struct Demand {
 struct ProcessMemory {
   uint64_t used_bytes = 0;       // resident now
   uint64_t available_bytes = 0;  // that it may take besides, cgroup limits included
+  uint64_t file_bytes = 0;       // counted in both
 };
 
 // A device that is to compute: what its operations need, and what of its memory may be taken
@@ -69,6 +70,7 @@ struct MemoryPlan {
 
   uint64_t budget_bytes = 0;
   uint64_t asked_bytes = 0;          // --memory, where less than that is free; else 0
+  bool all_free = false;             // the budget is what is free, no more can be had
   uint64_t process_bytes = 0;        // the program, tokenizer, vectors, books
   WeightPlacement weights;
   uint64_t ring_bytes = 0;           // slots for streamed row blocks
@@ -173,7 +175,8 @@ class MemoryPlanner {
         program_(policy.sep_layer ? opt_program(model) : merged_layers(opt_program(model))),
         plan_{.weights = WeightPlacement::of_share(file, program_, 1)} {
     const bool free = policy.memory_bytes <= process.used_bytes + process.available_bytes;
-    plan_.budget_bytes = policy.memory_bytes && free ? policy.memory_bytes : process.used_bytes + process.available_bytes / 20 * 19;
+    plan_.all_free = policy.memory_bytes == 0 || !free;
+    plan_.budget_bytes = plan_.all_free ? process.used_bytes - process.file_bytes + process.available_bytes / 20 * 19 : policy.memory_bytes;
     if (!free) plan_.asked_bytes = policy.memory_bytes;
     plan_.asked = policy.shares;
     if (device_.backend) {
