@@ -88,8 +88,9 @@ LoadedModel::LoadedModel(const std::string& model, const EngineFlags& flags, Tra
   if (!device_.note().empty()) fmt::print(stderr, "{}\n", device_.note());
 }
 
-void LoadedModel::load(const Demand& demand) {
+void LoadedModel::load(Demand demand) {
   const Stopwatch watch;
+  if (trace_) demand.trace_bytes = trace_->most_bytes();
   MemoryPlan plan = make_memory_plan(model_.file(), model_.description(), policy_, demand, process_memory(), device_.room());
   const bool told = policy_.shares || policy_.memory_bytes != 0 || policy_.device_bytes != 0 ||
                     plan.missing_bytes() + plan.device_missing_bytes() > 0 || plan.weights.streamed_bytes() + plan.spill_bytes() > 0 ||

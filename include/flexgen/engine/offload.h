@@ -32,7 +32,7 @@ struct OffloadOptions {
   std::string spill_folder = "/var/tmp";       // for what the plan puts on disk besides weights
   DeviceBackend* device = nullptr;             // that computes: the one of the plan, or null
   const Backend* host = nullptr;               // attends on the host, for policy.cpu_cache_compute
-  Trace* trace = nullptr;
+  Trace* trace = nullptr;                      // its memory is what the plan has for it
   std::function<void(uint64_t)> progress = {}; // bytes of weights read at the start so far
   const std::atomic<bool>* stop = nullptr;     // ends the start with Fault::interrupted
 };
@@ -51,6 +51,7 @@ class Offload {
       : policy_(policy), plan_(std::move(plan)), pool_(pool), trace_(options.trace), file_(open(model, plan_)) {
     if (plan_.kv.disk_pages > 0) kv_spill_.emplace(SpillFile::create(options.spill_folder, plan_.kv.disk_bytes()));
     if (plan_.hidden_disk_bytes > 0) hidden_spill_.emplace(SpillFile::create(options.spill_folder, plan_.hidden_disk_bytes));
+    if (trace_) trace_->limit(plan_.trace_bytes);
     FG_CHECK((options.device != nullptr) == plan_.device.has_value(), "a plan for another machine");
     FG_CHECK(!plan_.kv_demand.attend_on_host || options.host, "nobody attends on the host");
     backend_ = options.device;

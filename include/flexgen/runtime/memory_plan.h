@@ -30,6 +30,7 @@ struct Demand {
   int64_t sweep_tokens = 1;         // that a sweep could carry: all that is not computed yet
   int64_t least_sweep_tokens = 1;   // that it must be able to carry
   int64_t logits = 1;               // rows that a sweep could be asked for
+  uint64_t trace_bytes = 0;         // of a timeline, which does with less
 };
 
 // What the process has before the plan
@@ -88,6 +89,7 @@ struct MemoryPlan {
   uint64_t head_bytes = 0;
   uint64_t kernels_bytes = 0;        // that kernels allocate for themselves
   uint64_t logits_bytes = 0;         // of the rows of logits that are computed at a time
+  uint64_t trace_bytes = 0;          // of a timeline
   int64_t tokens_at_once = 0;        // that linear gets
   std::optional<Policy::Shares> asked;
   std::optional<OnDevice> device;
@@ -118,7 +120,7 @@ struct MemoryPlan {
     const uint64_t arenas = arena_bytes() + pageable_bytes();
     return arenas / 512 + std::clamp<uint64_t>(arenas / 64, 4_MiB, 16_MiB);
   }
-  uint64_t memory_bytes() const { return process_bytes + overhead_bytes() + kernels_bytes + arena_bytes() + pageable_bytes(); }
+  uint64_t memory_bytes() const { return process_bytes + overhead_bytes() + kernels_bytes + trace_bytes + arena_bytes() + pageable_bytes(); }
   uint64_t spill_bytes() const { return kv.disk_bytes() + hidden_disk_bytes; }
   uint64_t missing_bytes() const { return memory_bytes() > budget_bytes ? memory_bytes() - budget_bytes : 0; }
 
@@ -136,7 +138,8 @@ struct MemoryPlan {
               {"KV cache on its way", 0, staged, 0},
               {"activations", 0, hidden_bytes, hidden_disk_bytes},
               {"activations on their way", 0, frames_bytes, 0},
-              {"scratch and logits", 0, scratch + kernels_bytes, 0}};
+              {"scratch and logits", 0, scratch + kernels_bytes, 0},
+              {"timeline", 0, trace_bytes, 0}};
     return {{"program, tables, vectors", device->vectors_bytes, process_bytes + overhead_bytes(), 0},
             {"weights", weights.resident_bytes(), weights.host_bytes(), weights.disk_bytes()},
             {"weights on their way", ring_bytes + rows_bytes, 0, 0},
@@ -146,7 +149,8 @@ struct MemoryPlan {
             {"activations on their way", frames_bytes, 0, 0},
             {"scratch and logits", scratch + device->workspace_bytes + device->merged_bytes,
              kernels_bytes + device->logits_bytes + device->arguments_bytes + device->attended_bytes, 0},
-            {"between host and device", 0, device->bounce_bytes + device->staging_bytes, 0}};
+            {"between host and device", 0, device->bounce_bytes + device->staging_bytes, 0},
+            {"timeline", 0, trace_bytes, 0}};
   }
 
  private:
@@ -217,6 +221,7 @@ class MemoryPlanner {
     if (plan_.device) vectors = 0, plan_.device->vectors_bytes = TieredWeights::vectors_bytes(file_);
     const uint64_t books = file_.blocks().size() * 128 + static_cast<uint64_t>(demand_.sequences * demand_.tokens_per_sequence) * 8;
     plan_.process_bytes = process.used_bytes + vectors + books;
+    plan_.trace_bytes = std::min(demand_.trace_bytes, std::max<uint64_t>(plan_.budget_bytes / 32, 4_MiB));
   }
 
   void count_activations() {
