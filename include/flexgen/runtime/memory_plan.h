@@ -273,7 +273,7 @@ class MemoryPlanner {
     uint64_t widest = 0;
     for (const FileTensor& t : file_.tensors())
       if (!t.is_vector()) widest = std::max(widest, static_cast<uint64_t>(t.shape[1]));
-    return round_up<uint64_t>(static_cast<uint64_t>(n_tok) * widest * sizeof(float), Buffer::kHugePage);
+    return MemoryPlan::piece(static_cast<uint64_t>(n_tok) * round_up<uint64_t>(widest, 16) * sizeof(float));
   }
 
   // micro-batches that hold a sweep's tokens at most: full ones by tokens, full ones by sequences, and a last one
