@@ -151,6 +151,7 @@ class EndToEnd {
     d.total_tokens = d.sequences * d.tokens_per_sequence;
     d.least_sweep_tokens = d.logits = d.sequences;
     d.sweep_tokens = o_.synthetic_context > 0 ? d.sequences : d.sequences * o_.prompt_len;
+    if (trace_) d.trace_bytes = trace_->most_bytes();
     return d;
   }
 

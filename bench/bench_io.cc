@@ -91,7 +91,11 @@ int measure_io(const IoOptions& o) {
   for (const size_t c : chunks)
     for (const int d : o.depths) most = std::max(most, read_buffers(d) * c);
   std::unique_ptr<ScratchFile> scratch;
-  if (o.file.empty()) scratch = std::make_unique<ScratchFile>(o.folder, parse_bytes(o.size, "--size"));
+  if (o.file.empty()) {
+    const uint64_t size = parse_bytes(o.size, "--size");
+    if (size == 0) fail(Fault::usage, "--size: found '{}', allowed a size above 0, such as 4GiB", printable(o.size));
+    scratch = std::make_unique<ScratchFile>(o.folder, size);
+  }
   const std::string path = o.file.empty() ? scratch->path() : o.file;
   const IoFile file = IoFile::open(File::open(path));
   if (file.size() < *std::max_element(chunks.begin(), chunks.end()))

@@ -34,7 +34,7 @@ constexpr const char* kTraceExamples =
 
 struct TraceOptions {
   std::string file, svg, from, to;
-  std::optional<size_t> width;
+  std::optional<int64_t> width;
   bool ascii = false, json = false;
 };
 
@@ -77,7 +77,7 @@ int trace(const TraceOptions& o) {
     out.write("The trace has no events.\n");
   } else {
     const bool terminal = StandardOutput::is_terminal();
-    const ChartStyle style{.width = o.width ? *o.width : terminal_width(),
+    const ChartStyle style{.width = o.width ? static_cast<size_t>(*o.width) : terminal_width(),
                            .ascii = o.ascii || (terminal && !has_utf8()),
                            .colour = terminal && !std::getenv("NO_COLOR")};
     out.write(timeline_chart(t, w, style) + "\n" + timeline_table(s) + "\n" + timeline_conclusion(s));

@@ -88,13 +88,14 @@ LoadedModel::LoadedModel(const std::string& model, const EngineFlags& flags, Tra
   if (!device_.note().empty()) fmt::print(stderr, "{}\n", device_.note());
 }
 
-void LoadedModel::load(const Demand& demand) {
+void LoadedModel::load(Demand demand) {
   const Stopwatch watch;
+  if (trace_) demand.trace_bytes = trace_->most_bytes();
   MemoryPlan plan = make_memory_plan(model_.file(), model_.description(), policy_, demand, process_memory(), device_.room());
-  const bool chosen = policy_.shares || policy_.memory_bytes != 0 || policy_.device_bytes != 0;
-  if (chosen || plan.missing_bytes() + plan.device_missing_bytes() > 0 || plan.weights.streamed_bytes() + plan.spill_bytes() > 0 ||
-      ::isatty(STDERR_FILENO) == 1)
-    fmt::print(stderr, "{}", plan_table(plan));
+  const bool told = policy_.shares || policy_.memory_bytes != 0 || policy_.device_bytes != 0 ||
+                    plan.missing_bytes() + plan.device_missing_bytes() > 0 || plan.weights.streamed_bytes() + plan.spill_bytes() > 0 ||
+                    ::isatty(STDERR_FILENO) == 1;
+  if (told) fmt::print(stderr, "{}", plan_table(plan));
   std::atomic<uint64_t> done{0};
   {
     const Progress progress("load", done, plan.weights.memory_bytes() + plan.weights.host_bytes());
@@ -108,8 +109,8 @@ void LoadedModel::load(const Demand& demand) {
                                                         .progress = [&](uint64_t bytes) { done.store(bytes, std::memory_order_relaxed); },
                                                         .stop = &interrupted});
   }
-  if (const std::string& note = offload_->io().note(); !note.empty() && chosen) fmt::print(stderr, "note: {}\n", note);
-  if (const auto huge = offload_->arena().huge_coverage(); huge && chosen)
+  if (const std::string& note = offload_->io().note(); !note.empty() && told) fmt::print(stderr, "note: {}\n", note);
+  if (const auto huge = offload_->arena().huge_coverage(); huge && told)
     fmt::print(stderr, "huge pages: {:.0f} % of {}\n", *huge * 100, format_bytes(offload_->arena().size()));
   engine_ = std::make_unique<Engine>(model_.description(), offload_->weights(), model_.tokenizer(), operations(), pool_, offload_->engine_options());
   load_s_ = watch.seconds();

@@ -42,7 +42,7 @@ class LoadedModel {
   LoadedModel(const std::string& model, const EngineFlags& flags, Trace* trace = nullptr);
 
   // Plans, prints the plan where it says something, and reads. What does not fit is a Fault::space before anything is read.
-  void load(const Demand& demand);
+  void load(Demand demand);
 
   const std::string& path() const { return path_; }
   const LanguageModel& model() const { return model_; }

@@ -48,6 +48,18 @@ TEST_CASE("a full trace counts what it does not keep", "[base]") {
   CHECK(trace.dropped() == 6);
 }
 
+TEST_CASE("a trace takes no more memory than it is limited to", "[base]") {
+  Trace trace;
+  CHECK(trace.most_bytes() > 4'000'000 * sizeof(TraceEvent));
+  trace.limit(1'000'000);
+  CHECK(trace.most_bytes() <= 1'000'000);
+  for (int i = 0; i < 100'000; ++i) trace.add({});
+  CHECK(trace.events().size() * sizeof(TraceEvent) <= 1'000'000);
+  CHECK(trace.events().size() + trace.dropped() == 100'000);
+  trace.limit(2'000'000);
+  CHECK(trace.most_bytes() <= 1'000'000);
+}
+
 TEST_CASE("a span is the time between its construction and its end; without a trace it is nothing", "[base]") {
   Trace trace;
   const int64_t before = monotonic_ns();

@@ -111,9 +111,10 @@ TEST_CASE("a plan that misses memory is refused before anything is read; damage 
     const LanguageModel m(path);
     Policy policy;
     const std::atomic<bool> stop{true};
+    ProcessMemory process = process_memory();
     const auto offload = [&](const std::atomic<bool>* s) {
       uint64_t last = 0;
-      Offload(m, policy, make_memory_plan(m.file(), m.description(), policy, {}, process_memory()), pool,
+      Offload(m, policy, make_memory_plan(m.file(), m.description(), policy, {}, process), pool,
               {.progress = [&](uint64_t bytes) { last = bytes; }, .stop = s});
       return last;
     };
@@ -122,6 +123,10 @@ TEST_CASE("a plan that misses memory is refused before anything is read; damage 
     policy.memory_bytes = 10_MiB;
     CHECK_FAULT(offload(nullptr), Fault::space, "does not fit: found a need of ");
     CHECK_FAULT(offload(nullptr), Fault::space, " are missing. Give more --memory");
+    policy.memory_bytes = 0;
+    process.available_bytes = 1_MiB;
+    CHECK_FAULT(offload(nullptr), Fault::space, " (what is free): ");
+    CHECK_FAULT(offload(nullptr), Fault::space, " are missing. Give more memory to the machine or its cgroup");
   }
   const uint64_t where = LanguageModel(path).file().blocks()[3].offset + 5;
   {

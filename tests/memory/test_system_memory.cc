@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "flexgen/memory/system_memory.h"
 
+#include <unistd.h>
+
 #include "support/catch.h"
 #include "support/temp_dir.h"
 
@@ -54,4 +56,17 @@ TEST_CASE("cgroup v1", "[memory]") {
   t.write("sys/fs/cgroup/memory/job/memory.stat",
           "cache 1\ninactive_file 0\nactive_file 4096\ntotal_inactive_file 536870912\ntotal_active_file 536870912\n");
   CHECK(available_memory(t.path() + "/") == 3 * kGiB);
+}
+
+TEST_CASE("what is in memory now, and what of it the system could drop", "[memory]") {
+  const testing::TempDir t;
+  const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  t.write("proc/self/statm", "5000 300 120 1 0 400 0\n");
+  CHECK(resident_memory(t.path() + "/").bytes == 300 * page);
+  CHECK(resident_memory(t.path() + "/").file_bytes == 120 * page);
+  t.write("proc/self/statm", "");
+  CHECK(resident_memory(t.path() + "/").bytes == 0);
+  const ResidentMemory now = resident_memory();
+  CHECK(now.file_bytes > 0);
+  CHECK(now.bytes > now.file_bytes);
 }

@@ -66,6 +66,24 @@ TEST_CASE("a budget is filled and never exceeded; too small a one misses bytes",
   CHECK(make_memory_plan(m.file(), m.model(), policy, demand(4, 64), kProcess).missing_bytes() > 0);
 }
 
+TEST_CASE("a timeline has a part of the budget, and never more than it wants", "[runtime]") {
+  const StreamedModel m(testing::test_data("golden/prenorm-f16-bin"));
+  Demand d = demand(4, 40);
+  Policy policy;
+  policy.memory_bytes = 100_MiB;
+  const MemoryPlan without = make_memory_plan(m.file(), m.model(), policy, d, kProcess);
+  CHECK(without.trace_bytes == 0);
+  d.trace_bytes = 190_MiB;
+  const MemoryPlan small = make_memory_plan(m.file(), m.model(), policy, d, kProcess);
+  CHECK(small.trace_bytes == 4_MiB);
+  CHECK(small.memory_bytes() == without.memory_bytes() + 4_MiB);
+  CHECK(sum(small) <= small.memory_bytes());
+  policy.memory_bytes = 3_GiB;
+  CHECK(make_memory_plan(m.file(), m.model(), policy, d, kProcess).trace_bytes == 96_MiB);
+  policy.memory_bytes = 8_GiB;
+  CHECK(make_memory_plan(m.file(), m.model(), policy, d, kProcess).trace_bytes == 190_MiB);
+}
+
 TEST_CASE("shares that were asked for are planned, with the frames and rings they need", "[runtime]") {
   const StreamedModel m(testing::test_data("golden/prenorm-f16-bin"));
   Policy policy;
@@ -202,4 +220,15 @@ TEST_CASE("a budget larger than what is free is cut to what is free, and remembe
   const MemoryPlan p = make_memory_plan(m.file(), m.model(), policy, demand(4, 64), kProcess);
   CHECK(p.budget_bytes == kProcess.used_bytes + kProcess.available_bytes / 20 * 19);
   CHECK(p.asked_bytes == policy.memory_bytes);
+}
+
+TEST_CASE("what is free counts the program's own file pages once: they are in memory, and could be dropped", "[runtime]") {
+  const StreamedModel m(testing::test_data("golden/prenorm-f16-bin"));
+  const ProcessMemory process{40_MiB, 200_MiB, 30_MiB};  // in a cgroup of 210 MiB
+  const MemoryPlan p = make_memory_plan(m.file(), m.model(), {}, demand(4, 40), process);
+  CHECK(p.all_free);
+  CHECK(p.budget_bytes == 10_MiB + 190_MiB);
+  Policy policy;
+  policy.memory_bytes = 210_MiB;
+  CHECK(make_memory_plan(m.file(), m.model(), policy, demand(4, 40), process).budget_bytes == 210_MiB);
 }

@@ -138,6 +138,7 @@ TEST_CASE("bench end-to-end: times, bytes, placement and roofs that agree", "[to
   };
   refused({"end-to-end", "--model", model, "--prompts", "0"}, 2, "--prompts: found 0, allowed a whole number from 1 to 1048576");
   refused({"end-to-end", "--model", model, "--roof-seconds", "-1"}, 2, "--roof-seconds: found -1, allowed 0.01 to 3600");
+  refused({"io", "--size", "0"}, 2, "--size: found '0', allowed a size above 0");
   refused({"io", "--seconds", "nan"}, 2, "--seconds: found nan, allowed 0.01 to 3600");
   refused({"end-to-end", "--model", model, "--prompt-len", "100000"}, 2, "positions are needed, allowed the model's");
   refused({"end-to-end", "--model", dir / "none"}, 4, "none: cannot be opened");

@@ -117,11 +117,11 @@ class MemoryGroup {
   std::string folder_, limit_, peak_;
 };
 
-// The number before "MiB" in the line "in all" of the plan
-double planned_mib(const std::string& err) {
-  const size_t line = err.find("  in all ");
-  if (line == std::string::npos) return 0;
-  std::istringstream in(err.substr(line + 9));
+// The size that follows, in MiB
+double mib_after(const std::string& err, const std::string& what) {
+  const size_t at = err.find(what);
+  if (at == std::string::npos) return 0;
+  std::istringstream in(err.substr(at + what.size()));
   double number = 0;
   std::string unit;
   in >> number >> unit;
@@ -353,10 +353,18 @@ TEST_CASE("a model larger than the limit of its cgroup runs within the plan that
   CHECK(r.exit == 0);
   CHECK(r.out == resident(model));
   CHECK(says(r, "budget 192 MiB"));
-  const double planned = planned_mib(r.err);
+  const double planned = mib_after(r.err, "  in all ");
   CHECK(planned > 0);
   CHECK(planned <= 192);
   CHECK(static_cast<double>(group.peak()) <= planned * 1_MiB);
+
+  const RunResult alone = stream(model, "", run);
+  INFO(alone.err);
+  CHECK(alone.exit == 0);
+  CHECK(alone.out == r.out);
+  CHECK(says(alone, "huge pages: "));
+  CHECK(mib_after(alone.err, "   budget ") > 150);
+  CHECK(mib_after(alone.err, "   budget ") <= 192);
 
   const RunResult more = stream(model, "--memory 1GiB", run);
   INFO(more.err);

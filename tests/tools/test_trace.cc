@@ -268,6 +268,7 @@ TEST_CASE("flexgen trace from outside", "[tools]") {
   check(run_flexgen({"trace", dir.write("bad.json", "{\"traceEvents\":[7]}")}), 3,
         "bad.json: event 0 near byte 17: found a number, allowed an object");
   check(run_flexgen({"trace", file, "--width", "20"}), 2, "--width: found 20, allowed 40 to 1000 columns");
+  check(run_flexgen({"trace", file, "--width", "-5"}), 2, "--width: found -5, allowed 40 to 1000 columns");
   check(run_flexgen({"trace", file, "--from", "soon"}), 2, "--from: found 'soon', allowed a time such as 1.2s, 300ms or 15us");
   check(run_flexgen({"trace", file, "--from", "1s"}), 2, "--from: found 1s, but the trace ends after 0.0001 s");
   check(run_flexgen({"trace", file, "--from", "20us", "--to", "20us"}), 2, "--to: found 20us, allowed a time after --from");

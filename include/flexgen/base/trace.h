@@ -2,6 +2,7 @@
 // What happened when: events with a beginning and an end, from any thread, for a timeline. Nobody looks at them while the engine runs.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -30,7 +31,7 @@ inline int64_t monotonic_ns() {
 }
 
 // Recording costs about the two readings of the clock: every thread writes into memory of its own, in order, and shares nothing but the
-// length. Memory comes in pieces of kChunkEvents as events come, up to the given number of events; what is beyond is counted, not kept.
+// length. Memory comes in pieces of kChunkEvents as events come, up to a limit; what is beyond is counted, not kept.
 class Trace {
  public:
   static constexpr size_t kChunkEvents = 4096;  // 192 KiB
@@ -38,6 +39,16 @@ class Trace {
   explicit Trace(size_t max_events = 4'000'000) : max_chunks_((max_events + kChunkEvents - 1) / kChunkEvents) {}
   Trace(const Trace&) = delete;
   Trace& operator=(const Trace&) = delete;
+
+  uint64_t most_bytes() const {
+    std::lock_guard lock(mutex_);
+    return max_chunks_ * kChunkBytes;
+  }
+  // No more memory than that from now on. thread: any
+  void limit(uint64_t bytes) {
+    std::lock_guard lock(mutex_);
+    max_chunks_ = std::min<size_t>(max_chunks_, bytes / kChunkBytes);
+  }
 
   // thread: any; this must outlive all threads that add
   void add(const TraceEvent& e) {
@@ -80,6 +91,7 @@ class Trace {
     uint64_t thread = 0;       // whose
     std::array<TraceEvent, kChunkEvents> events;
   };
+  static constexpr uint64_t kChunkBytes = sizeof(Chunk) + 4096;  // with what allocating it costs
   // Where this thread adds to. Traces have numbers, not addresses, so that a new trace is not taken for one that is gone.
   struct Mine {
     uint64_t trace = 0;
@@ -104,16 +116,16 @@ class Trace {
       if ((*it)->n.load(std::memory_order_relaxed) < kChunkEvents) return it->get();  // it was in another trace meanwhile
       break;
     }
-    if (chunks_.size() == max_chunks_) return nullptr;
+    if (chunks_.size() >= max_chunks_) return nullptr;
     auto chunk = std::make_unique_for_overwrite<Chunk>();
     chunk->thread = thread;
     return chunks_.emplace_back(std::move(chunk)).get();
   }
 
   const uint64_t id_ = next_number();
-  const size_t max_chunks_;
   std::atomic<uint64_t> dropped_{0};
   mutable std::mutex mutex_;
+  size_t max_chunks_;
   std::vector<std::unique_ptr<Chunk>> chunks_;
 };
 

@@ -32,13 +32,16 @@ struct OffloadOptions {
   std::string spill_folder = "/var/tmp";       // for what the plan puts on disk besides weights
   DeviceBackend* device = nullptr;             // that computes: the one of the plan, or null
   const Backend* host = nullptr;               // attends on the host, for policy.cpu_cache_compute
-  Trace* trace = nullptr;
+  Trace* trace = nullptr;                      // its memory is what the plan has for it
   std::function<void(uint64_t)> progress = {}; // bytes of weights read at the start so far
   const std::atomic<bool>* stop = nullptr;     // ends the start with Fault::interrupted
 };
 
 // what this process has and may take
-inline ProcessMemory process_memory() { return {resident_memory(), available_memory()}; }
+inline ProcessMemory process_memory() {
+  const ResidentMemory resident = resident_memory();
+  return {resident.bytes, available_memory(), resident.file_bytes};
+}
 
 class Offload {
  public:
@@ -48,6 +51,7 @@ class Offload {
       : policy_(policy), plan_(std::move(plan)), pool_(pool), trace_(options.trace), file_(open(model, plan_)) {
     if (plan_.kv.disk_pages > 0) kv_spill_.emplace(SpillFile::create(options.spill_folder, plan_.kv.disk_bytes()));
     if (plan_.hidden_disk_bytes > 0) hidden_spill_.emplace(SpillFile::create(options.spill_folder, plan_.hidden_disk_bytes));
+    if (trace_) trace_->limit(plan_.trace_bytes);
     FG_CHECK((options.device != nullptr) == plan_.device.has_value(), "a plan for another machine");
     FG_CHECK(!plan_.kv_demand.attend_on_host || options.host, "nobody attends on the host");
     backend_ = options.device;
@@ -183,8 +187,10 @@ class Offload {
            "{}: does not fit: found a need of {} of memory, allowed {}{}: {} are missing. Give more {}, fewer or shorter sequences, or more to the "
            "disk",
            model.file().file().path(), format_bytes(plan.memory_bytes()), format_bytes(plan.budget_bytes),
-           plan.asked_bytes ? fmt::format(" (no more of the {} asked for is free)", format_bytes(plan.asked_bytes)) : "",
-           format_bytes(plan.missing_bytes()), plan.asked_bytes ? "memory to the machine or its cgroup" : "--memory");
+           plan.asked_bytes ? fmt::format(" (no more of the {} asked for is free)", format_bytes(plan.asked_bytes))
+           : plan.all_free  ? " (what is free)"
+                            : "",
+           format_bytes(plan.missing_bytes()), plan.all_free ? "memory to the machine or its cgroup" : "--memory");
     return IoFile::open(model.file().file());
   }
 

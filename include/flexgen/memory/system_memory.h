@@ -80,10 +80,16 @@ inline uint64_t available_memory(const std::string& root = "/") {
 }
 
 // Bytes of this process that are in memory now; 0 where the system does not say
-inline uint64_t resident_memory(const std::string& root = "/") {
+struct ResidentMemory {
+  uint64_t bytes = 0;
+  uint64_t file_bytes = 0;  // of those, mapped from files: available_memory counts them as well, because the system can drop them
+};
+inline ResidentMemory resident_memory(const std::string& root = "/") {
   std::istringstream pages(detail::read_small_file(root + "proc/self/statm"));  // "size resident shared ..."
-  uint64_t size = 0, resident = 0;
-  return pages >> size >> resident ? resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)) : 0;
+  const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  uint64_t size = 0, resident = 0, shared = 0;
+  if (!(pages >> size >> resident >> shared)) return {};
+  return {resident * page, std::min(resident, shared) * page};
 }
 
 }  // namespace flexgen

@@ -238,9 +238,11 @@ class HiddenStore {
     const int error = f.ticket.error();
     if (error == 0) return;
     if (error == IoTicket::kDevice) options_.io->rethrow();
-    fail(error == ENOSPC || error == EDQUOT ? Fault::space : Fault::io,
-         "{}: {} hidden states of micro-batch {}, {} bytes at offset {}, failed: {}. Check the disk", options_.path, was_read ? "reading" : "writing",
-         f.batch, frame_bytes_, offset(f), error == IoTicket::kEndOfFile ? "the file ends before" : std::strerror(error));
+    const bool full = error == ENOSPC || error == EDQUOT;
+    fail(full ? Fault::space : Fault::io, "{}: {} hidden states of micro-batch {}, {} bytes at offset {}, failed: {}. {}", options_.path,
+         was_read ? "reading" : "writing", f.batch, frame_bytes_, offset(f),
+         error == IoTicket::kEndOfFile ? "the file ends before" : std::strerror(error),
+         full ? "Free space on that disk or give the activations more memory" : "Check the disk");
   }
 
   // nothing in flight, nothing held

@@ -30,12 +30,14 @@ struct Demand {
   int64_t sweep_tokens = 1;         // that a sweep could carry: all that is not computed yet
   int64_t least_sweep_tokens = 1;   // that it must be able to carry
   int64_t logits = 1;               // rows that a sweep could be asked for
+  uint64_t trace_bytes = 0;         // of a timeline, which does with less
 };
 
 // What the process has before the plan
 struct ProcessMemory {
   uint64_t used_bytes = 0;       // resident now
   uint64_t available_bytes = 0;  // that it may take besides, cgroup limits included
+  uint64_t file_bytes = 0;       // counted in both
 };
 
 // A device that is to compute: what its operations need, and what of its memory may be taken
@@ -69,6 +71,7 @@ struct MemoryPlan {
 
   uint64_t budget_bytes = 0;
   uint64_t asked_bytes = 0;          // --memory, where less than that is free; else 0
+  bool all_free = false;             // the budget is what is free, no more can be had
   uint64_t process_bytes = 0;        // the program, tokenizer, vectors, books
   WeightPlacement weights;
   uint64_t ring_bytes = 0;           // slots for streamed row blocks
@@ -86,6 +89,7 @@ struct MemoryPlan {
   uint64_t head_bytes = 0;
   uint64_t kernels_bytes = 0;        // that kernels allocate for themselves
   uint64_t logits_bytes = 0;         // of the rows of logits that are computed at a time
+  uint64_t trace_bytes = 0;          // of a timeline
   int64_t tokens_at_once = 0;        // that linear gets
   std::optional<Policy::Shares> asked;
   std::optional<OnDevice> device;
@@ -116,7 +120,7 @@ struct MemoryPlan {
     const uint64_t arenas = arena_bytes() + pageable_bytes();
     return arenas / 512 + std::clamp<uint64_t>(arenas / 64, 4_MiB, 16_MiB);
   }
-  uint64_t memory_bytes() const { return process_bytes + overhead_bytes() + kernels_bytes + arena_bytes() + pageable_bytes(); }
+  uint64_t memory_bytes() const { return process_bytes + overhead_bytes() + kernels_bytes + trace_bytes + arena_bytes() + pageable_bytes(); }
   uint64_t spill_bytes() const { return kv.disk_bytes() + hidden_disk_bytes; }
   uint64_t missing_bytes() const { return memory_bytes() > budget_bytes ? memory_bytes() - budget_bytes : 0; }
 
@@ -134,7 +138,8 @@ struct MemoryPlan {
               {"KV cache on its way", 0, staged, 0},
               {"activations", 0, hidden_bytes, hidden_disk_bytes},
               {"activations on their way", 0, frames_bytes, 0},
-              {"scratch and logits", 0, scratch + kernels_bytes, 0}};
+              {"scratch and logits", 0, scratch + kernels_bytes, 0},
+              {"timeline", 0, trace_bytes, 0}};
     return {{"program, tables, vectors", device->vectors_bytes, process_bytes + overhead_bytes(), 0},
             {"weights", weights.resident_bytes(), weights.host_bytes(), weights.disk_bytes()},
             {"weights on their way", ring_bytes + rows_bytes, 0, 0},
@@ -144,7 +149,8 @@ struct MemoryPlan {
             {"activations on their way", frames_bytes, 0, 0},
             {"scratch and logits", scratch + device->workspace_bytes + device->merged_bytes,
              kernels_bytes + device->logits_bytes + device->arguments_bytes + device->attended_bytes, 0},
-            {"between host and device", 0, device->bounce_bytes + device->staging_bytes, 0}};
+            {"between host and device", 0, device->bounce_bytes + device->staging_bytes, 0},
+            {"timeline", 0, trace_bytes, 0}};
   }
 
  private:
@@ -173,7 +179,8 @@ class MemoryPlanner {
         program_(policy.sep_layer ? opt_program(model) : merged_layers(opt_program(model))),
         plan_{.weights = WeightPlacement::of_share(file, program_, 1)} {
     const bool free = policy.memory_bytes <= process.used_bytes + process.available_bytes;
-    plan_.budget_bytes = policy.memory_bytes && free ? policy.memory_bytes : process.used_bytes + process.available_bytes / 20 * 19;
+    plan_.all_free = policy.memory_bytes == 0 || !free;
+    plan_.budget_bytes = plan_.all_free ? process.used_bytes - process.file_bytes + process.available_bytes / 20 * 19 : policy.memory_bytes;
     if (!free) plan_.asked_bytes = policy.memory_bytes;
     plan_.asked = policy.shares;
     if (device_.backend) {
@@ -215,6 +222,7 @@ class MemoryPlanner {
     if (plan_.device) vectors = 0, plan_.device->vectors_bytes = TieredWeights::vectors_bytes(file_);
     const uint64_t books = file_.blocks().size() * 128 + static_cast<uint64_t>(demand_.sequences * demand_.tokens_per_sequence) * 8;
     plan_.process_bytes = process.used_bytes + vectors + books;
+    plan_.trace_bytes = std::min(demand_.trace_bytes, std::max<uint64_t>(plan_.budget_bytes / 32, 4_MiB));
   }
 
   void count_activations() {
@@ -266,7 +274,7 @@ class MemoryPlanner {
     uint64_t widest = 0;
     for (const FileTensor& t : file_.tensors())
       if (!t.is_vector()) widest = std::max(widest, static_cast<uint64_t>(t.shape[1]));
-    return round_up<uint64_t>(static_cast<uint64_t>(n_tok) * widest * sizeof(float), Buffer::kHugePage);
+    return MemoryPlan::piece(static_cast<uint64_t>(n_tok) * round_up<uint64_t>(widest, 16) * sizeof(float));
   }
 
   // micro-batches that hold a sweep's tokens at most: full ones by tokens, full ones by sequences, and a last one
