@@ -21,7 +21,7 @@ namespace flexgen::cuda {
 namespace {
 
 constexpr size_t kAlignment = 256;                     // of the parts of a workspace
-constexpr size_t kMostPartBytes = size_t{32} << 20;    // of what items of attention have seen; a batch that needs more is not cut
+constexpr size_t kMostPartBytes = size_t{32} << 20;    // of what items of attention have seen, for calls of many tokens
 
 Card card_of(const DeviceInfo& i) { return {i.arch, i.multiprocessors, i.shared_bytes}; }
 
@@ -63,8 +63,16 @@ struct QueueBytes {
       const auto items = static_cast<size_t>(most_items(d.tokens, d.sequences, least));
       arrays = std::max(arrays, ArgumentRing::array_bytes<PagedSpan>(sequences) + ArgumentRing::array_bytes<void*>(pages) +
                                     ArgumentRing::array_bytes<AttentionItem>(items) + ArgumentRing::array_bytes<MergeItem>(sequences));
+      // Where each block of positions is a part, a token of each sequence has room for the parts of its whole context, however long, for as
+      // many sequences as do not fill the card. That is 1/32 of their K and V of a layer in f16, times the group. Calls that find too
+      // little room are not cut (plan_attention): they have more tokens or more sequences.
+      const AttentionShape one{d.layout.dtype, static_cast<int32_t>(d.layout.head_dim), least.group};
+      const bool every_block = choose_attention(card, one, options.arithmetic).split == Split::every_block;
+      const int64_t few = every_block ? std::min(d.sequences, (least.resident + d.layout.n_heads - 1) / d.layout.n_heads) : 0;
       const int64_t blocks = d.pages / 2 * (d.layout.page_tokens / kAttentionBlock);
-      scratch = std::max(scratch, std::min(static_cast<size_t>(d.tokens * blocks) * part_bytes(d.n_heads, d.layout.head_dim), kMostPartBytes));
+      const size_t part = part_bytes(d.n_heads, d.layout.head_dim);
+      const size_t of_contexts = static_cast<size_t>((blocks * few + d.sequences - 1) / d.sequences) * part;
+      scratch = std::max(scratch, std::min(static_cast<size_t>(d.tokens * blocks) * part, std::max(kMostPartBytes, of_contexts)));
     }
     ring = round_up(ArgumentRing::bytes(arrays), size_t{4096});
     scratch = round_up(scratch, kAlignment);
@@ -196,7 +204,7 @@ class CudaQueue final : public DeviceQueue {
     const DeviceRange range(&device_, "attention_merge");
     check_tokens(a.y.rows);
     end_product();
-    FG_CHECK(a.parts.size() <= 1 + size_t{kMostAfter}, "{} parts, {} can be merged", a.parts.size(), 1 + kMostAfter);
+    FG_CHECK(a.parts.size() <= 1 + size_t{kMostAfter}, "parts to merge: found {}, allowed {}", a.parts.size(), 1 + kMostAfter);
     MergeArguments m;
     m.before = arrays(a.parts.front());
     for (const AttentionPartials& p : a.parts.subspan(1)) m.after[m.n_after++] = arrays(p);
