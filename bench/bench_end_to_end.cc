@@ -271,7 +271,7 @@ class EndToEnd {
 
   FlowStatistics flow() const {
     FlowStatistics f = flow_statistics(sweep_->statistics(), sweep_->hidden_statistics(), offload_->weights().statistics(), cache_->statistics(),
-                                       offload_->io().statistics(), offload_->device_io());
+                                       offload_->io().statistics(), offload_->device_io(), offload_->device_queue());
     for (const auto* all : {&prefill_, &decode_})
       for (const Timed& t : *all) f.elapsed_s += t.seconds;
     return f;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "flexgen/base/checked.h"
+#include "flexgen/memory/device_text.h"
 #include "kernels/cuda/api/argmax.h"
 #include "kernels/cuda/api/argument_ring.h"
 #include "kernels/cuda/api/choose_attention.h"
@@ -16,6 +17,7 @@
 #include "kernels/cuda/api/kv_append.h"
 #include "kernels/cuda/api/layer_norm.h"
 #include "kernels/cuda/api/sample.h"
+#include "kernels/cuda/runtime/cublaslt.h"
 
 namespace flexgen::cuda {
 namespace {
@@ -101,6 +103,7 @@ class CudaQueue final : public DeviceQueue {
 
   Device& device() override { return device_; }
   Device::Stream stream() const override { return stream_; }
+  ProductCounts products() const override { return products_; }
 
   void draw(const MatView<const float>& logits, std::span<const Draw> draws, int32_t* ids) override {
     const DeviceRange range(&device_, "draw");
@@ -131,6 +134,7 @@ class CudaQueue final : public DeviceQueue {
                                      .arithmetic = options_.arithmetic,
                                      .workspace = scratch_,
                                      .cublaslt = options_.cublaslt.get(),
+                                     .products = &products_,
                                      .x_ready = &x_ready_},
                                     stream_));
   }
@@ -358,6 +362,7 @@ class CudaQueue final : public DeviceQueue {
   const std::span<std::byte> scratch_;
   ArgumentRing ring_;
 
+  ProductCounts products_;
   LinearArgs product_;     // the last call was of this one, without its blocks; x null: there was another operation
   int64_t next_row_ = 0;   // of the product
   bool x_ready_ = false;   // its x lies rounded in the scratch
@@ -386,6 +391,10 @@ class CudaBackend final : public DeviceBackend {
  public:
   CudaBackend(Device& device, const CudaBackendOptions& options) : device_(device), options_(options) {
     FG_CHECK(!options.cublaslt || options.arithmetic == Arithmetic::fast, "cuBLASLt keeps no order of sums");
+    if (!options.cublaslt) return;
+    if (const int status = options.cublaslt->start())
+      fail(Fault::gpu, "{}: cuBLASLt {} does not start: {}. Use --gemm own", name_of(device.info()), options.cublaslt->version(),
+           options.cublaslt->error(status));
   }
 
   Device& device() override { return device_; }
