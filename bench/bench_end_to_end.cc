@@ -338,6 +338,7 @@ class EndToEnd {
            {"isa", backend_.name},
            {"device", device_ ? Json(to_string(device_.device()->info())) : Json("cpu")},
            {"gemm", o_.engine.gemm},
+           {"deterministic", o_.engine.deterministic},
            {"gpu_memory_bytes", plan.device ? plan.device->budget_bytes : 0},
            {"planned_gpu_bytes", plan.device_bytes()},
            {"io_engine", ended.io_engine},
