@@ -272,7 +272,7 @@ class EndToEnd {
 
   FlowStatistics flow() const {
     FlowStatistics f = flow_statistics(sweep_->statistics(), sweep_->hidden_statistics(), offload_->weights().statistics(), cache_->statistics(),
-                                       offload_->io().statistics(), offload_->device_io());
+                                       offload_->io().statistics(), offload_->device_io(), offload_->device_queue());
     for (const auto* all : {&prefill_, &decode_})
       for (const Timed& t : *all) f.elapsed_s += t.seconds;
     return f;
@@ -339,6 +339,7 @@ class EndToEnd {
            {"isa", backend_.name},
            {"device", device_ ? Json(to_string(device_.device()->info())) : Json("cpu")},
            {"gemm", o_.engine.gemm},
+           {"deterministic", o_.engine.deterministic},
            {"gpu_memory_bytes", plan.device ? plan.device->budget_bytes : 0},
            {"planned_gpu_bytes", plan.device_bytes()},
            {"io_engine", ended.io_engine},

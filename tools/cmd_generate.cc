@@ -271,7 +271,7 @@ FlowStatistics flow(LoadedModel& loaded) {
   const Engine& e = loaded.engine();
   const Offload& o = loaded.offload();
   FlowStatistics f = flow_statistics(e.sweep_statistics(), e.hidden_statistics(), o.weights().statistics(), e.kv_statistics(), o.io().statistics(),
-                                     o.device_io());
+                                     o.device_io(), o.device_queue());
   f.elapsed_s = e.statistics().prefill_s + e.statistics().decode_s;
   return f;
 }

@@ -13,6 +13,8 @@
 
 namespace flexgen::tools {
 
+inline bool shares_products(const FlowStatistics& f) { return f.products.library + f.products.few_tokens + f.products.unfit > 0; }
+
 // Times in seconds, sizes in bytes:
 //   sweep_seconds    the sweeps took; all other times lie within
 //   stages           compute, verify, disk_read, disk_write, disk (either), and with a card link_in (to it) and link_out: busy_seconds,
@@ -21,6 +23,8 @@ namespace flexgen::tools {
 //                      disk for compute: nothing was in flight, as all memory for reading ahead was full
 //   bytes            weights, kv_cache, activations: used from memory and from disk, written to disk
 //   bytes_in_flight  mean, while the disk was busy
+//   products         with --gemm cublaslt: launches of matrix products by cublaslt, and by our own kernels: few_tokens, for which these are,
+//                      and unfit, which the library does not take
 //   share_of_roof    the largest of the busy shares of disk, link and compute; roof says whose
 inline nlohmann::ordered_json to_json(const FlowStatistics& f) {
   using Object = nlohmann::ordered_json;
@@ -36,15 +40,18 @@ inline nlohmann::ordered_json to_json(const FlowStatistics& f) {
     stages["link_in"] = stage(f.link_in_s), stages["link_in"]["bytes"] = f.link_in_bytes;
     stages["link_out"] = stage(f.link_out_s), stages["link_out"]["bytes"] = f.link_out_bytes;
   }
-  return {{"sweep_seconds", f.elapsed_s},
-          {"stages", stages},
-          {"bytes", Object{{"weights", tiers(f.weights)}, {"kv_cache", tiers(f.cache)}, {"activations", tiers(f.activations)}}},
-          {"bytes_in_flight", f.disk_s > 0 ? f.byte_seconds / f.disk_s : 0},
-          {"short_transfers", f.short_transfers},
-          {"retries", f.retries},
-          {"read_again_damaged", f.reread},
-          {"share_of_roof", f.share_of_roof()},
-          {"roof", f.roof()}};
+  Object all{{"sweep_seconds", f.elapsed_s},
+             {"stages", stages},
+             {"bytes", Object{{"weights", tiers(f.weights)}, {"kv_cache", tiers(f.cache)}, {"activations", tiers(f.activations)}}},
+             {"bytes_in_flight", f.disk_s > 0 ? f.byte_seconds / f.disk_s : 0},
+             {"short_transfers", f.short_transfers},
+             {"retries", f.retries},
+             {"read_again_damaged", f.reread},
+             {"share_of_roof", f.share_of_roof()},
+             {"roof", f.roof()}};
+  if (shares_products(f))
+    all["products"] = Object{{"cublaslt", f.products.library}, {"few_tokens", f.products.few_tokens}, {"unfit", f.products.unfit}};
+  return all;
 }
 
 // Ends with a newline
@@ -73,6 +80,9 @@ inline std::string table(const FlowStatistics& f) {
   tiers("weights", f.weights);
   tiers("KV cache", f.cache);
   tiers("activations", f.activations);
+  if (shares_products(f))
+    out += fmt::format("  {:<18} {} by cuBLASLt; by own kernels {} of few tokens, {} that do not fit it\n", "matrix products",
+                       with_commas(f.products.library), with_commas(f.products.few_tokens), with_commas(f.products.unfit));
   if (f.retries + f.short_transfers + f.reread > 0)
     out += fmt::format("  {:<18} {} short transfers, {} retries, {} read again for their hash\n", "disk trouble", f.short_transfers, f.retries,
                        f.reread);

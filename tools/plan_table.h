@@ -77,13 +77,13 @@ inline std::string plan_table(const MemoryPlan& p) {
     share("weights", &PlanShares::weights), share("KV cache", &PlanShares::kv_cache), share("activations", &PlanShares::activations);
     out += row(l.what, size(l.device_bytes), card ? size(l.memory_bytes) : format_bytes(l.memory_bytes), size(l.disk_bytes), shares);
   }
-  const std::string more = p.asked_bytes ? fmt::format(", no more of the {} asked for is free", format_bytes(p.asked_bytes)) : "";
+  const auto more = [](uint64_t asked) { return asked ? fmt::format(", no more of the {} asked for is free", format_bytes(asked)) : std::string(); };
   const auto missing = [](uint64_t bytes) { return bytes ? fmt::format(", {} are missing", format_bytes(bytes)) : std::string(); };
   out += row("in all", card ? format_bytes(p.device_bytes()) : "", format_bytes(p.memory_bytes()),
              format_bytes(p.weights.disk_bytes() + p.spill_bytes()),
-             card ? fmt::format("   budgets {}{} and {}{}{}", format_bytes(p.device->budget_bytes), missing(p.device_missing_bytes()),
-                                format_bytes(p.budget_bytes), more, missing(p.missing_bytes()))
-                  : fmt::format("   budget {}{}{}", format_bytes(p.budget_bytes), more, missing(p.missing_bytes())));
+             card ? fmt::format("   budgets {}{}{} and {}{}{}", format_bytes(p.device->budget_bytes), more(p.device->asked_bytes),
+                                missing(p.device_missing_bytes()), format_bytes(p.budget_bytes), more(p.asked_bytes), missing(p.missing_bytes()))
+                  : fmt::format("   budget {}{}{}", format_bytes(p.budget_bytes), more(p.asked_bytes), missing(p.missing_bytes())));
   return out;
 }
 

@@ -8,12 +8,14 @@
 #include <csignal>
 #include <cstdio>
 #include <fstream>
+#include <optional>
 #include <thread>
 
 #include "bench/gpu/jobs.h"
 #include "bench/gpu/report.h"
 #include "bench/gpu/supervisor.h"
 #include "bench/harness.h"
+#include "tools/small_file.h"
 
 namespace flexgen::bench {
 namespace {
@@ -65,6 +67,8 @@ int run(const Options& o) {
     return 0;
   }
   const Json last_known = read_last_known(o.last_known);
+  std::optional<tools::SmallFile> json;  // refused here where it cannot be written; all of it is there in the end, or nothing
+  if (!o.json.empty()) json.emplace(o.json);
   const MakeSession make = [&](const Emit& emit, std::string& why_not) -> std::unique_ptr<Session> {
     OpenedCard card = open_card(o.card, why_not);
     return card.device ? std::make_unique<Session>(std::move(card), scale, emit) : nullptr;
@@ -92,12 +96,10 @@ int run(const Options& o) {
     return kNoCard;
   }
   const Report report(s.results, last_known);
-  if (!o.json.empty()) {
+  if (json) {
     Json j = report.json();
     j["scale"] = o.smoke ? "smoke" : o.quick ? "quick" : "full", j["seconds"] = seconds_now() - start;
-    std::ofstream file(o.json);
-    file << j.dump(1) << '\n';
-    if (!file.flush()) fail(Fault::io, "{}: cannot be written", printable(o.json));
+    json->commit(j.dump(1) + "\n");
   }
   fmt::print("{}", report.summary());
   if (last_known.is_null()) fmt::print("\nNo last known results to compare with\n");

@@ -115,6 +115,13 @@ fi
 gpu_check=$bin/gpu_check
 [ ${#failures[@]} -gt 0 ] || [ -x "$gpu_check" ] || failed "$gpu_check is not there"
 
+# Without a card nothing is measured, and no results are written
+no_card=""
+if [ -x "$bin/flexgen" ]; then
+  why=$(timeout 60 "$bin/flexgen" devices 2>&1 | sed -n 's/^no card: //p')
+  [ -z "$why" ] || { no_card=1; failed "no card: $why"; }
+fi
+
 # cuBLASLt where it lies beside the toolkit or in Python's packages
 if ! ldconfig -p 2>/dev/null | grep -q 'libcublasLt\.so\.1[23]'; then
   for lib in /usr/local/cuda*/lib{64,}/libcublasLt.so.1[23] /usr/local/cuda*/targets/*/lib/libcublasLt.so.1[23] \
@@ -127,7 +134,7 @@ if ! ldconfig -p 2>/dev/null | grep -q 'libcublasLt\.so\.1[23]'; then
 fi
 
 # --- machine code of this card: tensor cores where they are meant, and no local memory
-if wants sass && [ -x "$gpu_check" ]; then
+if wants sass && [ -x "$gpu_check" ] && [ -z "$no_card" ]; then
   title "machine code"
   if ! command -v cuobjdump >/dev/null; then
     note "machine code: skipped, no cuobjdump"
@@ -150,9 +157,9 @@ if wants sass && [ -x "$gpu_check" ]; then
 fi
 
 # --- right, and how fast
-no_card=""
-if wants check && [ -x "$gpu_check" ]; then
+if wants check && [ -x "$gpu_check" ] && [ -z "$no_card" ]; then
   title "gpu_check"
+  rm -f "$out/gpu_check.json"
   reserve=0
   wants sanitize && reserve=$((reserve + 60))
   wants end-to-end && "$bin/flexgen-bench" end-to-end --help 2>/dev/null | grep -q -- --device && reserve=$((reserve + 120))
@@ -256,13 +263,15 @@ if wants end-to-end && [ -z "$no_card" ]; then
 fi
 
 # --- one file, one table
-{
-  printf '{"end_to_end": {'
-  for ((i = 0; i < ${#runs[@]}; ++i)); do [ $i -eq 0 ] || printf ', '; printf '%s' "${runs[$i]}"; done
-  printf '},\n"gpu_check": '
-  if [ -s "$out/gpu_check.json" ]; then cat "$out/gpu_check.json"; else printf 'null'; fi
-  printf '}\n'
-} >"$out/run.json"
+if [ -z "$no_card" ]; then
+  {
+    printf '{"end_to_end": {'
+    for ((i = 0; i < ${#runs[@]}; ++i)); do [ $i -eq 0 ] || printf ', '; printf '%s' "${runs[$i]}"; done
+    printf '},\n"gpu_check": '
+    if [ -s "$out/gpu_check.json" ]; then cat "$out/gpu_check.json"; else printf 'null'; fi
+    printf '}\n'
+  } >"$out/run.json.partial" && mv "$out/run.json.partial" "$out/run.json"
+fi
 
 title "results"
 [ ! -s "$out/gpu_check.log" ] || sed -n '/^Ceilings$/,$p' "$out/gpu_check.log"

@@ -74,6 +74,45 @@ TEST_CASE("CUDA decode attention: with a part for each block neither split nor b
     }
 }
 
+TEST_CASE("CUDA decode attention, 40,000 positions in a part for each block: the CPU's bits, and a double's result", "[cuda]") {
+  constexpr int64_t kPositions = 40000, kBlocks = kPositions / 32;
+  Random random(66);
+  AttentionCase c(DType::f16, 2, 1, 16, 64, {{kPositions, 1}});
+  c.fill([&] { return random.value(); });
+  const std::vector<float> got = decoded(c, cuda::Split::every_block, 1000, ways().front());
+  CHECK(bit_difference(got, c.on_cpu(*backends().front())) == "");
+  // |v| <= 1 is weighted with at most this many roundings: of the score and its exponential, of sums in a block and over the blocks
+  const double bound = (2 * 16 + 8 + 2 * (32 + 3 * kBlocks)) * 0x1p-24;
+  CHECK(difference(got, c.reference(), Tolerance{bound, 0}) == "");
+}
+
+TEST_CASE("CUDA merges as many parts as its arguments hold, in their order", "[cuda]") {
+  Random random(67);
+  constexpr size_t kParts = 1 + cuda::kMostAfter;
+  const int64_t heads = 3, d = 40, rows = 2;
+  AttentionCase c(DType::f16, heads, heads, d, 32, {{1024, 2}});
+  c.fill([&] { return random.value(); });
+  ThreadPool pool(1);
+  std::vector<PartMemory> parts;
+  std::vector<AttentionPartials> views;
+  for (size_t i = 0; i < kParts; ++i) {  // a block each
+    views.push_back(parts.emplace_back(rows, c).view(c));
+    const PositionRange range{static_cast<int64_t>(i) * 32, static_cast<int64_t>(i + 1) * 32};
+    const AttentionPartials& v = views[i];
+    attention_partial(*backends().front(), {c.queries(), v.o, v.maximum, v.sum, heads, c.scale(), c.layout, c.spans, {&range, 1}}, {&pool});
+  }
+  const std::vector<float> want = c.on_cpu(*backends().front());
+  each_way([&](Place& place) {
+    c.clear();
+    cuda::MergeArguments m;
+    m.before = parts[0].arrays(place);
+    for (size_t i = 1; i < kParts; ++i) m.after[m.n_after++] = parts[i].arrays(place);
+    m.y = place.output(c.y, "y"), m.y_stride = c.width(), m.n_heads = heads, m.head_dim = d, m.max_tok = rows;
+    REQUIRE(place.run([&](void* stream) { return cuda::attention_merge(m, stream); }) == 0);
+    CHECK(bit_difference(c.y, want) == "");
+  });
+}
+
 TEST_CASE("CUDA decode attention, exact inputs: equal scores give the mean, a dominating key its value, far into a sequence", "[cuda]") {
   for (const Way& way : ways()) {
     AttentionCase c(DType::f16, 1, 1, 64, 32, {{1500, 1}, {64, 1}});

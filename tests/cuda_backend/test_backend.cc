@@ -325,6 +325,24 @@ TEST_CASE("CUDA backend rounds x for a product once, and again when it may have 
   near_the_cpu();
 }
 
+TEST_CASE("CUDA backend: where each block of positions is a part there is room for those of any context", "[cuda]") {
+  EmulatedCard there;  // 4 multiprocessors run 32 blocks of attention_decode
+  const auto one_order = cuda::make_cuda_backend(there.device(), {Arithmetic::one_order}), fast = cuda::make_cuda_backend(there.device());
+  constexpr int64_t kHeads = 16, kHead = 128, kContext = 1 << 20;
+  constexpr size_t kPart = kHeads * (kHead + 2) * sizeof(float);
+  const auto parts = [&](DeviceBackend& b, int64_t sequences, DType cache) {  // bytes
+    DeviceDemand d{4096, sequences, 2 * sequences * kContext / 64, 64, 64, DType::f16, kHeads, {cache, kHeads, kHead, 64}};
+    return b.workspace_bytes(d) - b.arguments_bytes(d);
+  };
+  constexpr size_t kOfContext = kContext / 32 * kPart;  // twice what calls of many tokens have
+  CHECK(kOfContext > size_t{64} << 20);
+  CHECK(parts(*one_order, 1, DType::f16) == kOfContext);
+  CHECK(parts(*one_order, 2, DType::f16) == 2 * kOfContext);
+  CHECK(parts(*one_order, 3, DType::f16) == 2 * kOfContext);  // 2 sequences of 16 heads fill the card
+  CHECK(parts(*fast, 1, DType::f32) == kOfContext);
+  CHECK(parts(*fast, 1, DType::f16) == size_t{32} << 20);  // cut into longer parts
+}
+
 TEST_CASE("CUDA backend refuses calls beyond the demand, and memory below it", "[cuda]") {
   EmulatedCard there(card(Lateness::early));
   const auto backend = cuda::make_cuda_backend(there.device());
@@ -348,8 +366,8 @@ TEST_CASE("CUDA backend refuses calls beyond the demand, and memory below it", "
   CHECK_FAULT(kv_append(b, {{f, 1, 32, 32}, {f, 1, 32, 32}, layout, three}, q), Fault::internal, "3 spans, the queue is for 2");
   const AttentionPartials gaps{{f, 1, 32, 40}, {f, 1, 2, 2}, {f, 1, 2, 2}};
   CHECK_FAULT(attention_merge(b, {{&gaps, 1}, {f, 1, 32, 32}, 2, 16}, q), Fault::internal, "parts with strides of 40 and 2 for 32 and 2");
-  const std::vector<AttentionPartials> five(5, {{f, 1, 32, 32}, {f, 1, 2, 2}, {f, 1, 2, 2}});
-  CHECK_FAULT(attention_merge(b, {five, {f + 64, 1, 32, 32}, 2, 16}, q), Fault::internal, "5 parts, 4 can be merged");
+  const std::vector<AttentionPartials> many_parts(33, {{f, 1, 32, 32}, {f, 1, 2, 2}, {f, 1, 2, 2}});
+  CHECK_FAULT(attention_merge(b, {many_parts, {f + 64, 1, 32, 32}, 2, 16}, q), Fault::internal, "parts to merge: found 33, allowed 32");
   CHECK_FAULT(queue.draw({f, 4, 64, 64}, std::vector<Draw>(4), reinterpret_cast<int32_t*>(f)), Fault::internal,
               "4 rows of logits and 4 draws, the queue is for 3");
   CHECK_FAULT(layer_norm(b, {{f, 1, 64, 64}, nullptr, nullptr, {f, 1, 64, 64}}, {}), Fault::internal, "an operation of a device without its queue");

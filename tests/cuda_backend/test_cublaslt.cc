@@ -85,8 +85,8 @@ class Operands {
 
   DeviceDemand demand() const { return {c_.t, 0, 0, c_.n, c_.k, c_.weights}; }
 
-  // y, and what was between its rows
-  std::vector<float> run(DeviceBackend& backend) {
+  // y, and what was between its rows. products: of the queue
+  std::vector<float> run(DeviceBackend& backend, ProductCounts* products = nullptr) {
     float* const y = card_.upload(before_);
     DeviceQueue& queue = card_.queue(backend, demand());
     const size_t each = there_.size() / c_.calls;
@@ -95,6 +95,7 @@ class Operands {
              {{x_there_, c_.t, c_.k, c_.x_stride}, {c_.weights, c_.n, c_.k, std::span(there_).subspan(i * each, each)},
               c_.bias ? bias_there_ : nullptr, {y, c_.t, c_.n, c_.y_stride}, c_.activation, c_.accumulate},
              {nullptr, &queue});
+    if (products) *products = queue.products();
     return card_.download(y, before_.size());
   }
 
@@ -153,8 +154,10 @@ TEST_CASE("cuBLASLt computes linear: near our own kernels, with the layouts of r
           const std::vector<float> want = operands.run(*own);
           CHECK(fake.done.empty());
           CHECK(operands.compare(operands.run(*lt), want) == "");
-          const std::vector<float> again = operands.run(*lt);
+          ProductCounts products;
+          const std::vector<float> again = operands.run(*lt, &products);
           CHECK(operands.compare(again, want) == "");
+          CHECK((products.library == c.calls && products.few_tokens == 0 && products.unfit == 0));
 
           REQUIRE(fake.done.size() == 2 * c.calls);
           CHECK(fake.asked.size() == c.calls);  // once for a shape
@@ -198,8 +201,12 @@ TEST_CASE("what does not fit cuBLASLt is computed by our own kernels, to the bit
     Operands operands(card, other.c, seed);
     const auto own = cuda::make_cuda_backend(card.device());
     const auto lt = cuda::make_cuda_backend(card.device(), {.cublaslt = open_fake()});
-    CHECK(bit_difference(operands.run(*lt), operands.run(*own)) == "");
+    ProductCounts products, of_own;
+    CHECK(bit_difference(operands.run(*lt, &products), operands.run(*own, &of_own)) == "");
     CHECK(fake.done.empty());
+    const uint64_t few = other.c.t == 2 ? 1 : 0;
+    CHECK((products.library == 0 && products.few_tokens == few && products.unfit == 1 - few));
+    CHECK((of_own.library == 0 && of_own.few_tokens == 0 && of_own.unfit == 0));
     CHECK(fake.asked.size() == (other.no_kernel || other.heuristic != CUBLAS_STATUS_SUCCESS ? 1 : 0));
   }
 }
@@ -208,12 +215,15 @@ TEST_CASE("errors of cuBLASLt name the product", "[cuda]") {
   FakeCublasLt& fake = fresh_fake();
   EmulatedCard card;
   Operands operands(card, {}, 1);
-  const auto lt = cuda::make_cuda_backend(card.device(), {.cublaslt = open_fake()});
   fake.create = CUBLAS_STATUS_NOT_INITIALIZED;
+  CHECK_FAULT(cuda::make_cuda_backend(card.device(), {.cublaslt = open_fake()}), Fault::gpu,
+              "cuda:0 (Fake card): cuBLASLt 13.1.5 does not start: CUBLAS_STATUS_NOT_INITIALIZED. Use --gemm own");
+  fake.create = CUBLAS_STATUS_SUCCESS;
+  const auto lt = cuda::make_cuda_backend(card.device(), {.cublaslt = open_fake()});
+  CHECK(fake.alive == 1);  // what it takes for itself is taken before anyone asks what is free
+  fake.matmul = CUBLAS_STATUS_EXECUTION_FAILED;
   CHECK_FAULT(operands.run(*lt), Fault::gpu,
-              "linear: cuBLASLt 13.1.5: 12 tokens x 40 rows x 64 columns of f16: CUBLAS_STATUS_NOT_INITIALIZED. Use --gemm own");
-  fake.create = CUBLAS_STATUS_SUCCESS, fake.matmul = CUBLAS_STATUS_EXECUTION_FAILED;
-  CHECK_FAULT(operands.run(*lt), Fault::gpu, "of f16: CUBLAS_STATUS_EXECUTION_FAILED. Use --gemm own");
+              "linear: cuBLASLt 13.1.5: 12 tokens x 40 rows x 64 columns of f16: CUBLAS_STATUS_EXECUTION_FAILED. Use --gemm own");
   fake.matmul = CUBLAS_STATUS_SUCCESS, fake.heuristic = CUBLAS_STATUS_INVALID_VALUE;
   Operands other(card, {.t = 13}, 1);
   CHECK_FAULT(other.run(*lt), Fault::gpu, "13 tokens x 40 rows x 64 columns of f16: CUBLAS_STATUS_INVALID_VALUE. Use --gemm own");

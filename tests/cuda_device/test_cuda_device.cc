@@ -9,6 +9,9 @@
 #include "kernels/registry.h"
 #include "support/errors.h"
 #include "support/fake_cudart.h"
+#if __has_include(<nvtx3/nvToolsExt.h>)
+#include <nvtx3/nvToolsExt.h>
+#endif
 
 using namespace flexgen;
 using namespace flexgen::testing;
@@ -24,6 +27,22 @@ FakeCudart& fresh() {
 }
 
 std::byte memory[64];
+
+#if NVTX_LOAD_SEQUENCE_VERSION >= 2  // before that a profiler could not be linked in
+std::vector<std::string> profiled;  // ranges as the profiler gets them
+int profile_push(const char* what) { return profiled.emplace_back(what), 0; }
+int profile_pop() { return profiled.emplace_back("end"), 0; }
+
+int start_profiler(NvtxGetExportTableFunc_t table) {
+  NvtxFunctionTable functions = nullptr;
+  unsigned size = 0;
+  if (!static_cast<const NvtxExportTableCallbacks*>(table(NVTX_ETID_CALLBACKS))->GetModuleFunctionTable(NVTX_CB_MODULE_CORE, &functions, &size))
+    return 0;
+  *functions[NVTX_CBID_CORE_RangePushA] = reinterpret_cast<NvtxFunctionPointer>(profile_push);
+  *functions[NVTX_CBID_CORE_RangePop] = reinterpret_cast<NvtxFunctionPointer>(profile_pop);
+  return 1;
+}
+#endif
 
 }  // namespace
 
@@ -111,9 +130,11 @@ TEST_CASE("what the device asks of the runtime", "[cuda_device]") {
   device->synchronize_stream(stream);
   f.milliseconds = 250;
   CHECK(device->seconds_between(timed, timed) == 0.25);
-  {
-    const DeviceRange range(device.get(), "sweep");
-  }
+#if NVTX_LOAD_SEQUENCE_VERSION >= 2
+  InitializeInjectionNvtx2_fnptr = start_profiler;  // NVTX asks for it at the first range of the process
+  { const DeviceRange range(device.get(), "sweep"), within(device.get(), "linear"); }
+  CHECK(profiled == std::vector<std::string>{"sweep", "linear", "end", "end"});
+#endif
   device->unpin(memory);
   device->release(data);
   device->destroy_event(event), device->destroy_event(timed);

@@ -52,4 +52,8 @@ TEST_CASE("the parts' counts become stages and tiers, and differences of them", 
   CHECK(sum.bytes_read == later.bytes_read);
   CHECK(sum.activations.written == later.activations.written);
   CHECK(FlowStatistics{}.share_of_roof() == 0);
+
+  FlowStatistics products{.products = {10, 20, 30}};
+  products = products - FlowStatistics{.products = {1, 2, 3}};
+  CHECK((products.products.library == 9 && products.products.few_tokens == 18 && products.products.unfit == 27));
 }

@@ -199,6 +199,13 @@ TEST_CASE("without shares the card's memory is filled first, then the host's", "
   }
   CHECK(refused);
   CHECK(last < 64_MiB);
+  // more than is free changes nothing, and what does not fit into that is told as it is
+  run.policy.device_bytes = 1_GiB * 1024;
+  CHECK(run().tokens == want);
+  const Outcome o = run({.capacity_bytes = 100_KiB});
+  CHECK(o.fault == Fault::space);
+  CHECK_THAT(o.message, Catch::Contains("(no more of the 1.00 TiB asked for is free): ") &&
+                            Catch::Contains(" are missing. End other programs on that card"));
 }
 
 TEST_CASE("a card that breaks or runs out of memory at any call: its message, and nothing hangs", "[engine][device]") {

@@ -220,6 +220,14 @@ TEST_CASE("a budget larger than what is free is cut to what is free, and remembe
   const MemoryPlan p = make_memory_plan(m.file(), m.model(), policy, demand(4, 64), kProcess);
   CHECK(p.budget_bytes == kProcess.used_bytes + kProcess.available_bytes / 20 * 19);
   CHECK(p.asked_bytes == policy.memory_bytes);
+
+  testing::FakeDevice card;
+  testing::DeferredBackend backend(card, *backends().front());
+  policy.device_bytes = 64_MiB;
+  const auto on_card = [&] { return *make_memory_plan(m.file(), m.model(), policy, demand(4, 64), kProcess, {&backend, 64_MiB}).device; };
+  CHECK((on_card().budget_bytes == 64_MiB && on_card().asked_bytes == 0));
+  policy.device_bytes += 1;
+  CHECK((on_card().budget_bytes == 64_MiB / 20 * 19 && on_card().asked_bytes == policy.device_bytes));
 }
 
 TEST_CASE("what is free counts the program's own file pages once: they are in memory, and could be dropped", "[runtime]") {

@@ -105,6 +105,7 @@ TEST_CASE("bench end-to-end: times, bytes, placement and roofs that agree", "[to
   CHECK(j.at("sweeps") == 2 * (1 + 3));  // blocks of 4 and 1
   CHECK(j.at("decode_sweep_s").size() == 6);
   CHECK(j.at("overlap") == false);
+  CHECK((j.at("gemm") == "own" && j.at("deterministic") == false));
   CHECK(j.at("kv_dtype") == "f32");
   CHECK(j.at("decode_tokens_per_s").get<double>() == Approx(5 * 3 / j.at("decode_s").get<double>()));
   CHECK(j.at("total_tokens_per_s").get<double>() == Approx(5 * 4 / (j.at("decode_s").get<double>() + j.at("prefill_s").get<double>())));

@@ -40,6 +40,10 @@ TEST_CASE("generate: without a card --device cuda:0 says so in one line, and the
   CHECK(card.out == cpu.out);
   CHECK_THAT(card.err, Catch::StartsWith("--device cuda:0: ") && Catch::Contains("; the CPU computes\n"));
   CHECK(generate(tiny(), prompt + Strings{"--device", "auto", "--gemm", "own"}, kNoCards).out == cpu.out);
+  const RunResult another = generate(tiny(), prompt + Strings{"--device", "cuda:7", "--gpu-memory", "1TiB"}, kNoCards);
+  CHECK(another.exit == 0);
+  CHECK(another.out == cpu.out);
+  CHECK_THAT(another.err, Catch::StartsWith("--device cuda:7: ") && Catch::Contains("; the CPU computes\n"));
   CHECK(any.exit == 0);
   CHECK(any.out == cpu.out);
   CHECK(any.err.find("the CPU computes") == std::string::npos);
@@ -52,9 +56,10 @@ TEST_CASE("generate: a device that is no name, and budgets that are none, are re
     CHECK_THAT(r.err, Catch::Contains(message));
     CHECK(r.out.empty());
   };
-  for (const char* name : {"gpu", "cuda:", "cuda:-1", "cuda:1x", "cuda0", ""})
+  for (const char* name : {"gpu", "cuda:", "cuda:-1", "cuda:1x", "cuda0", "cuda:99999999999", ""})
     check({"--device", name}, "--device: found '" + std::string(name) + "', allowed cpu, auto, or cuda:0, cuda:1, ... See flexgen devices");
   check({"--gpu-memory", "lots"}, "lots");
+  check({"--gpu-memory", "-5"}, "--gpu-memory: found '-5', allowed a number with B, KiB, MiB, GiB, TiB");
   check({"--gpu-memory", "0"}, "--gpu-memory: found '0', allowed a size above 0, such as 12GiB");
   check({"--cpu-cache-compute", "maybe"}, "--cpu-cache-compute: found 'maybe', allowed on, off, true or false");
   check({"--gemm", "cublas"}, "--gemm: found 'cublas', allowed own or cublaslt");

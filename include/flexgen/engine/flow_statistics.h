@@ -11,6 +11,7 @@
 
 #include "flexgen/io/device_io.h"
 #include "flexgen/io/io_engine.h"
+#include "flexgen/ops/device_backend.h"
 #include "flexgen/runtime/hidden_store.h"
 #include "flexgen/runtime/kv_statistics.h"
 #include "flexgen/runtime/sweep.h"
@@ -38,6 +39,7 @@ struct FlowStatistics {
   uint64_t short_transfers = 0, retries = 0;
   uint64_t reread = 0;               // blocks and pages whose first reading did not match its hash
   Tiers weights, cache, activations;
+  ProductCounts products;
 
   double share(double seconds) const { return elapsed_s > 0 ? seconds / elapsed_s : 0; }
   // Of the time that the busiest of disk, link and computing needs alone. 1: the others are hidden behind it wholly
@@ -49,9 +51,10 @@ struct FlowStatistics {
   double other_s() const { return std::max(0.0, elapsed_s - compute_s - verify_s - wait_disk_s - wait_slot_s); }
 };
 
-// The parts' counts since they were made, as one. elapsed_s is the caller's to tell. link: of a card, or null
+// The parts' counts since they were made, as one. elapsed_s is the caller's to tell. link, queue: of a card, or null
 inline FlowStatistics flow_statistics(const SweepStatistics& sweep, const HiddenStatistics& hidden, const WeightStatistics& weights,
-                                      const KvStatistics& cache, const IoStatistics& io, const DeviceIoEngine* link = nullptr) {
+                                      const KvStatistics& cache, const IoStatistics& io, const DeviceIoEngine* link = nullptr,
+                                      const DeviceQueue* queue = nullptr) {
   FlowStatistics f;
   f.compute_s = sweep.compute_s;
   f.verify_s = weights.verify_s + cache.verify_s;
@@ -70,6 +73,7 @@ inline FlowStatistics flow_statistics(const SweepStatistics& sweep, const Hidden
     f.link_in_s = l.to_device.busy_s, f.link_in_bytes = l.to_device.bytes;
     f.link_out_s = l.from_device.busy_s, f.link_out_bytes = l.from_device.bytes;
   }
+  if (queue) f.products = queue->products();
   f.reread = weights.reread_blocks + hidden.reread + cache.reread_pages;
   const auto rest = [](uint64_t all, uint64_t part) { return all > part ? all - part : 0; };
   f.weights = {weights.resident_bytes, weights.streamed_bytes, 0};
@@ -93,6 +97,8 @@ FlowStatistics combined(FlowStatistics a, const FlowStatistics& b, Fn&& fn) {
   for (F::Tiers F::* tiers : {&F::weights, &F::cache, &F::activations})
     for (uint64_t F::Tiers::*field : {&F::Tiers::memory, &F::Tiers::disk, &F::Tiers::written})
       (a.*tiers).*field = fn((a.*tiers).*field, (b.*tiers).*field);
+  for (uint64_t ProductCounts::*field : {&ProductCounts::library, &ProductCounts::few_tokens, &ProductCounts::unfit})
+    a.products.*field = fn(a.products.*field, b.products.*field);
   return a;
 }
 

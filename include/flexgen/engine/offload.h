@@ -175,22 +175,24 @@ class Offload {
     queue_ = backend_->make_queue(plan_.device->demand, *stream_, workspace_, arguments_);
   }
 
+  static std::string not_free(uint64_t asked) {
+    return asked ? fmt::format(" (no more of the {} asked for is free)", format_bytes(asked)) : "";
+  }
   static IoFile open(const LanguageModel& model, const MemoryPlan& plan) {
     if (plan.device_missing_bytes() > 0)
       fail(Fault::space,
-           "{}: does not fit: found a need of {} of GPU memory, allowed {}: {} are missing. Give more --gpu-memory, fewer or shorter sequences, or "
+           "{}: does not fit: found a need of {} of GPU memory, allowed {}{}: {} are missing. {}, or take fewer or shorter sequences, or give "
            "more to host memory and disk",
            model.file().file().path(), format_bytes(plan.device_bytes()), format_bytes(plan.device->budget_bytes),
-           format_bytes(plan.device_missing_bytes()));
+           not_free(plan.device->asked_bytes), format_bytes(plan.device_missing_bytes()),
+           plan.device->asked_bytes ? "End other programs on that card" : "Give more --gpu-memory");
     if (plan.missing_bytes() > 0)
       fail(Fault::space,
            "{}: does not fit: found a need of {} of memory, allowed {}{}: {} are missing. Give more {}, fewer or shorter sequences, or more to the "
            "disk",
            model.file().file().path(), format_bytes(plan.memory_bytes()), format_bytes(plan.budget_bytes),
-           plan.asked_bytes ? fmt::format(" (no more of the {} asked for is free)", format_bytes(plan.asked_bytes))
-           : plan.all_free  ? " (what is free)"
-                            : "",
-           format_bytes(plan.missing_bytes()), plan.all_free ? "memory to the machine or its cgroup" : "--memory");
+           plan.all_free && !plan.asked_bytes ? " (what is free)" : not_free(plan.asked_bytes), format_bytes(plan.missing_bytes()),
+           plan.all_free ? "memory to the machine or its cgroup" : "--memory");
     return IoFile::open(model.file().file());
   }
 

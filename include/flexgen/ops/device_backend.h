@@ -26,6 +26,13 @@ struct DeviceDemand {
   int64_t logits = 0;        // rows that tokens are drawn from
 };
 
+// Matrix products of a queue whose backend shares them with a library (--gemm cublaslt), as launches: of some row blocks each
+struct ProductCounts {
+  uint64_t library = 0;     // computed by it
+  uint64_t few_tokens = 0;  // by our own kernels, which read weights as fast as memory gives them
+  uint64_t unfit = 0;       // by our own kernels: operands do not fit the library, or it has no kernel for them
+};
+
 // Work of one thread for one stream. Made by a DeviceBackend; its memory is free when it has gone, which waits for the stream.
 class DeviceQueue {
  public:
@@ -36,6 +43,9 @@ class DeviceQueue {
   // A token from each row of logits, which need not come to the host then. logits: [rows, V] and ids: [rows], of the device; draws: [rows],
   // may go when the call returns. ids[r]: the token; ~id of the first logit that is not finite where one is; kNotDrawn
   virtual void draw(const MatView<const float>& logits, std::span<const Draw> draws, int32_t* ids) = 0;
+
+  // So far. All 0 where no library has a share
+  virtual ProductCounts products() const { return {}; }
 };
 
 class DeviceBackend {

@@ -57,6 +57,7 @@ struct MemoryPlan {
   struct OnDevice {
     DeviceDemand demand;             // of its operations
     uint64_t budget_bytes = 0;
+    uint64_t asked_bytes = 0;        // --gpu-memory, where less than that is free; else 0
     uint64_t vectors_bytes = 0;      // on the device
     uint64_t workspace_bytes = 0;    // likewise
     uint64_t arguments_bytes = 0;    // in host memory, as are these
@@ -184,7 +185,9 @@ class MemoryPlanner {
     if (!free) plan_.asked_bytes = policy.memory_bytes;
     plan_.asked = policy.shares;
     if (device_.backend) {
-      plan_.device.emplace().budget_bytes = policy.device_bytes ? policy.device_bytes : device_.free_bytes / 20 * 19;
+      const bool there = policy.device_bytes <= device_.free_bytes;
+      plan_.device.emplace().budget_bytes = policy.device_bytes && there ? policy.device_bytes : device_.free_bytes / 20 * 19;
+      if (!there) plan_.device->asked_bytes = policy.device_bytes;
       plan_.device->pinned_weights = policy.pin_weight;
     }
     count_process(process);

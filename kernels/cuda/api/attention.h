@@ -45,8 +45,8 @@ struct AttentionArguments {
 };
 
 // Parts of one device or of several, in the order of their positions: `before`, those of the workspace, `after`. All but the workspace's
-// have one part for each row of y.
-inline constexpr int32_t kMostAfter = 3;
+// have one part for each row of y. The bound is of a kernel's arguments, which are 4 KiB; there are no more tiers than three.
+inline constexpr int32_t kMostAfter = 31;
 struct MergeArguments {
   PartArrays parts;
   PartArrays before;                     // [T, H, D], [T, H]: what the others are merged to; or null

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "flexgen/base/checked.h"
+#include "flexgen/memory/device_text.h"
 #include "kernels/cuda/api/argmax.h"
 #include "kernels/cuda/api/argument_ring.h"
 #include "kernels/cuda/api/choose_attention.h"
@@ -16,12 +17,13 @@
 #include "kernels/cuda/api/kv_append.h"
 #include "kernels/cuda/api/layer_norm.h"
 #include "kernels/cuda/api/sample.h"
+#include "kernels/cuda/runtime/cublaslt.h"
 
 namespace flexgen::cuda {
 namespace {
 
 constexpr size_t kAlignment = 256;                     // of the parts of a workspace
-constexpr size_t kMostPartBytes = size_t{32} << 20;    // of what items of attention have seen; a batch that needs more is not cut
+constexpr size_t kMostPartBytes = size_t{32} << 20;    // of what items of attention have seen, for calls of many tokens
 
 Card card_of(const DeviceInfo& i) { return {i.arch, i.multiprocessors, i.shared_bytes}; }
 
@@ -63,8 +65,16 @@ struct QueueBytes {
       const auto items = static_cast<size_t>(most_items(d.tokens, d.sequences, least));
       arrays = std::max(arrays, ArgumentRing::array_bytes<PagedSpan>(sequences) + ArgumentRing::array_bytes<void*>(pages) +
                                     ArgumentRing::array_bytes<AttentionItem>(items) + ArgumentRing::array_bytes<MergeItem>(sequences));
+      // Where each block of positions is a part, a token of each sequence has room for the parts of its whole context, however long, for as
+      // many sequences as do not fill the card. That is 1/32 of their K and V of a layer in f16, times the group. Calls that find too
+      // little room are not cut (plan_attention): they have more tokens or more sequences.
+      const AttentionShape one{d.layout.dtype, static_cast<int32_t>(d.layout.head_dim), least.group};
+      const bool every_block = choose_attention(card, one, options.arithmetic).split == Split::every_block;
+      const int64_t few = every_block ? std::min(d.sequences, (least.resident + d.layout.n_heads - 1) / d.layout.n_heads) : 0;
       const int64_t blocks = d.pages / 2 * (d.layout.page_tokens / kAttentionBlock);
-      scratch = std::max(scratch, std::min(static_cast<size_t>(d.tokens * blocks) * part_bytes(d.n_heads, d.layout.head_dim), kMostPartBytes));
+      const size_t part = part_bytes(d.n_heads, d.layout.head_dim);
+      const size_t of_contexts = static_cast<size_t>((blocks * few + d.sequences - 1) / d.sequences) * part;
+      scratch = std::max(scratch, std::min(static_cast<size_t>(d.tokens * blocks) * part, std::max(kMostPartBytes, of_contexts)));
     }
     ring = round_up(ArgumentRing::bytes(arrays), size_t{4096});
     scratch = round_up(scratch, kAlignment);
@@ -93,6 +103,7 @@ class CudaQueue final : public DeviceQueue {
 
   Device& device() override { return device_; }
   Device::Stream stream() const override { return stream_; }
+  ProductCounts products() const override { return products_; }
 
   void draw(const MatView<const float>& logits, std::span<const Draw> draws, int32_t* ids) override {
     const DeviceRange range(&device_, "draw");
@@ -123,6 +134,7 @@ class CudaQueue final : public DeviceQueue {
                                      .arithmetic = options_.arithmetic,
                                      .workspace = scratch_,
                                      .cublaslt = options_.cublaslt.get(),
+                                     .products = &products_,
                                      .x_ready = &x_ready_},
                                     stream_));
   }
@@ -196,7 +208,7 @@ class CudaQueue final : public DeviceQueue {
     const DeviceRange range(&device_, "attention_merge");
     check_tokens(a.y.rows);
     end_product();
-    FG_CHECK(a.parts.size() <= 1 + size_t{kMostAfter}, "{} parts, {} can be merged", a.parts.size(), 1 + kMostAfter);
+    FG_CHECK(a.parts.size() <= 1 + size_t{kMostAfter}, "parts to merge: found {}, allowed {}", a.parts.size(), 1 + kMostAfter);
     MergeArguments m;
     m.before = arrays(a.parts.front());
     for (const AttentionPartials& p : a.parts.subspan(1)) m.after[m.n_after++] = arrays(p);
@@ -350,6 +362,7 @@ class CudaQueue final : public DeviceQueue {
   const std::span<std::byte> scratch_;
   ArgumentRing ring_;
 
+  ProductCounts products_;
   LinearArgs product_;     // the last call was of this one, without its blocks; x null: there was another operation
   int64_t next_row_ = 0;   // of the product
   bool x_ready_ = false;   // its x lies rounded in the scratch
@@ -378,6 +391,10 @@ class CudaBackend final : public DeviceBackend {
  public:
   CudaBackend(Device& device, const CudaBackendOptions& options) : device_(device), options_(options) {
     FG_CHECK(!options.cublaslt || options.arithmetic == Arithmetic::fast, "cuBLASLt keeps no order of sums");
+    if (!options.cublaslt) return;
+    if (const int status = options.cublaslt->start())
+      fail(Fault::gpu, "{}: cuBLASLt {} does not start: {}. Use --gemm own", name_of(device.info()), options.cublaslt->version(),
+           options.cublaslt->error(status));
   }
 
   Device& device() override { return device_; }

@@ -4,7 +4,7 @@
 //
 // Beyond the contracts of ops/ops.h:
 // - Row blocks of linear are 16-byte aligned, and so are pages.
-// - Parts of attention have no gaps: the stride of o is H * D, that of maximum and sum H. At most 4 of them are merged.
+// - Parts of attention have no gaps: the stride of o is H * D, that of maximum and sum H. At most 1 + kMostAfter are merged.
 // - Calls of linear that go on down the rows of one matrix, with the same x and y and no other operation in between, are one product: x is
 //   rounded for all of them once and must not change before the last.
 #pragma once

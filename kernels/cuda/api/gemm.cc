@@ -45,7 +45,15 @@ class Launch {
 
   // x_ready: an earlier launch rounded x into the workspace; set when this one did
   int operator()(bool& x_ready) const {
-    if (const std::optional<int> error = by_cublaslt(x_ready)) return *error;
+    if (!call_.cublaslt || call_.forced) return by_own(x_ready);
+    const bool few_tokens = !choice_.rounded_x && choice_.kernel != LinearKernel::f32_32;
+    const std::optional<int> error = few_tokens ? std::nullopt : by_cublaslt(x_ready);
+    if (ProductCounts* const n = call_.products) ++(error ? n->library : few_tokens ? n->few_tokens : n->unfit);
+    return error ? *error : by_own(x_ready);
+  }
+
+ private:
+  int by_own(bool& x_ready) const {
     switch (linear_kernel(choice_.kernel).family) {
       case LinearFamily::gemm: return gemm(x_ready);
       case LinearFamily::gemv: return gemv();
@@ -53,8 +61,6 @@ class Launch {
     }
     return 0;
   }
-
- private:
   LinearChoice chosen(const Card& card, const LinearShape& shape) const {
     return call_.forced ? cut(call_.forced->kernel, shape, call_.forced->pieces_of_k) : choose(card, shape, call_.arithmetic);
   }
@@ -75,11 +81,10 @@ class Launch {
     return error;
   }
 
-  // Where our own choice is a product in tiles, for tokens enough to be bound by arithmetic: the library's error or ours; nullopt where
+  // For tokens enough to be bound by arithmetic, where our own choice is a product in tiles: the library's error or ours; nullopt where
   // its matrices or epilogues do not fit, or it has no kernel.
   std::optional<int> by_cublaslt(bool& x_ready) const {
-    const bool f32_tiles = a_.w.dtype == DType::f32 && choice_.kernel == LinearKernel::f32_32;
-    if (!call_.cublaslt || call_.forced || !(choice_.rounded_x || f32_tiles) || !one_matrix()) return std::nullopt;
+    if (!(choice_.rounded_x || a_.w.dtype == DType::f32) || !one_matrix()) return std::nullopt;
     const bool relu = a_.activation == Activation::relu;
     if (!(a_.activation == Activation::none || (relu && !a_.accumulate))) return std::nullopt;
     const int64_t first = w_.range[0].column;

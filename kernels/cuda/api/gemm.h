@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 
+#include "flexgen/ops/device_backend.h"
 #include "flexgen/ops/ops.h"
 #include "kernels/cuda/api/choose.h"
 
@@ -26,6 +27,7 @@ struct LinearCall {
   std::optional<ForcedKernel> forced = {};      // benchmarks and tests: this kernel, which must be one for the card, shape and weights
   std::span<std::byte> workspace = {};          // linear_workspace() bytes, 256-byte aligned, used until the kernels are done
   CublasLt* cublaslt = nullptr;                 // computes what it can of a fast product; null: our own kernels all
+  ProductCounts* products = nullptr;            // or: counts by whom, where cublaslt has a share
   bool* x_ready = nullptr;                      // or: does x lie rounded in the workspace, from a call with the same x and type of weights?
 };
 

@@ -87,6 +87,8 @@ struct CublasLt::Library {
     return missing;
   }
 
+  cublasStatus_t start() { return handle ? CUBLAS_STATUS_SUCCESS : call.create(&handle); }
+
   static cublasLtEpilogue_t epilogue(const LtProduct& a) {
     if (a.relu) return a.bias ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_RELU;
     return a.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
@@ -158,13 +160,17 @@ std::string CublasLt::version() const {
   return fmt::format("{}.{}.{}", v / 10000, v / 100 % 100, v % 100);
 }
 
+int CublasLt::start() {
+  const std::lock_guard lock(library_->mutex);
+  return library_->start();
+}
+
 int CublasLt::multiply(const LtProduct& a, std::span<std::byte> workspace, void* stream) {
   static_assert(kNotSupported == CUBLAS_STATUS_NOT_SUPPORTED);
   FG_CHECK(!(a.relu && a.accumulate), "relu of a sum with what was in y");
   Library& l = *library_;
   const std::lock_guard lock(l.mutex);
-  if (l.handle == nullptr)
-    if (const cublasStatus_t status = l.call.create(&l.handle); status != CUBLAS_STATUS_SUCCESS) return status;
+  if (const cublasStatus_t status = l.start(); status != CUBLAS_STATUS_SUCCESS) return status;
   const Library::Shape shape{a.tokens, a.rows, a.cols, a.x_stride, a.y_stride, a.weights, l.epilogue(a), l.alignment(a), workspace.size()};
   auto found = l.plans.find(shape);
   if (found == l.plans.end()) {
@@ -196,6 +202,7 @@ std::unique_ptr<CublasLt> CublasLt::open(std::string& why_not, std::span<const c
   return nullptr;
 }
 std::string CublasLt::version() const { return ""; }
+int CublasLt::start() { return 1; }
 int CublasLt::multiply(const LtProduct&, std::span<std::byte>, void*) { return 1; }
 std::string CublasLt::error(int) const { return "built without cublasLt.h"; }
 

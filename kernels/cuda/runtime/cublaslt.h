@@ -27,7 +27,7 @@ struct LtProduct {
   bool accumulate = false;      // adds to y; not with relu, which the library would apply to the sum
 };
 
-// thread: any. All calls are for the device that was current in the first multiply().
+// thread: any. All calls are for the device that was current in start().
 class CublasLt {
  public:
   static constexpr const char* kNames[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
@@ -41,6 +41,9 @@ class CublasLt {
   // As "13.0.2"
   std::string version() const;
 
+  // Takes what the library wants for itself, memory of the device included, unless it has: 0 or a status. Whoever counts the device's free
+  // memory does so after it. The first multiply() starts what was not.
+  int start();
   // Gives the product to the stream, by the kernel that the library's heuristics name first, which are asked once for each shape. Returns
   // 0 or a status of the library, named by error().
   int multiply(const LtProduct&, std::span<std::byte> workspace, void* stream);
