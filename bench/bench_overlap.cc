@@ -375,7 +375,7 @@ int measure_overlap(const OverlapOptions& o) {
   known("--compute", o.compute, {"timed", "cores"});
   known("--verify", {o.verify}, {"off", "first", "always"});
   for (const double r : o.ratios)
-    if (!(r > 0 && r <= 100)) fail(Fault::usage, "--ratios: found {}, allowed numbers above 0 to 100", r);
+    if (!(r >= 0.01 && r <= 100)) fail(Fault::usage, "--ratios: found {}, allowed numbers from 0.01 to 100", r);
   if (o.threads && (*o.threads < 1 || *o.threads > 1024))
     fail(Fault::usage, "--threads: found {}, allowed a whole number from 1 to 1024", *o.threads);
   if (o.repeats < 1 || o.repeats > 1000) fail(Fault::usage, "--repeats: found {}, allowed 1 to 1000", o.repeats);

@@ -67,7 +67,7 @@ void submit(Scripted& s, const IoRequest& r) { s.engine->submit({&r, 1}); }
 }  // namespace
 
 TEST_CASE("requests start in order, as many as the caps allow, large ones in pieces", "[io]") {
-  Scripted s;
+  Scripted s({.bytes_in_flight = 16_MiB, .piece_bytes = 2_MiB, .depth = 64});
   std::deque<IoTicket> tickets(12);
   std::vector<IoRequest> requests;
   for (size_t i = 0; i < 2; ++i) requests.push_back(s.read(5_MiB, tickets[i], i * 5_MiB));

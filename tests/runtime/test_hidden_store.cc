@@ -105,7 +105,7 @@ TEST_CASE("states that come back changed, or not at all, are an error", "[runtim
   HiddenStore no_room({.memory_share = 0, .io = io.get(), .fd = full.get()});
   no_room.begin_sweep(sizes, kWidth);
   no_room.acquire(0, true), no_room.release(0, true);
-  CHECK_FAULT(no_room.acquire(0, false), Fault::space, "No space left on device");
+  CHECK_FAULT(no_room.acquire(0, false), Fault::space, "No space left on device. Free space on that disk or give the activations more memory");
   CHECK_FAULT(HiddenStore({.memory_share = 0.5}), Fault::internal, "no spill file");
 }
 

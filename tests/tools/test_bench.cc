@@ -81,7 +81,8 @@ TEST_CASE("bench overlap: every scheme, with times that agree", "[tools]") {
   };
   refused({"overlap", "--schemes", "magic"}, "--schemes: found 'magic', allowed sync, ring, threads");
   refused({"overlap", "--compute", "gpu"}, "--compute: found 'gpu', allowed timed, cores");
-  refused({"overlap", "--ratios", "0"}, "--ratios: found 0, allowed numbers above 0 to 100");
+  refused({"overlap", "--ratios", "0"}, "--ratios: found 0, allowed numbers from 0.01 to 100");
+  refused({"overlap", "--ratios", "1,1e-300"}, "--ratios: found 1e-300, allowed numbers from 0.01 to 100");
   refused({"overlap", "--verify", "maybe"}, "--verify: found 'maybe', allowed off, first, always");
   refused({"overlap", "--repeats", "0"}, "--repeats: found 0, allowed 1 to 1000");
   refused({"overlap", "--threads", "0"}, "--threads: found 0, allowed a whole number from 1 to 1024");
