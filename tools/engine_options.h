@@ -122,7 +122,10 @@ struct EngineFlags {
 inline void add_engine_options(CLI::App& command, EngineFlags& f) {
   const std::string group = "Engine (speed and memory; no result depends on them but for --kv-dtype)";
   command.add_option("--threads", f.threads, "Threads [the CPUs this process may use]")->type_name("N")->group(group);
-  command.add_option("--isa", f.isa, "Kernels: auto, avx512, avx2, portable or ref, plain loops to compare with, whose sums round otherwise [auto]")->type_name("NAME")->group(group);
+  command
+      .add_option("--isa", f.isa, "Kernels: auto, avx512, avx2, portable or ref, plain loops to compare with, whose sums round otherwise [auto]")
+      ->type_name("NAME")
+      ->group(group);
   command.add_option("--gpu-batch-size", f.gpu_batch_size, fmt::format("Sequences of a micro-batch [{}]", f.gpu_batch_size))
       ->type_name("N")
       ->group(group);

@@ -207,8 +207,8 @@ class MemoryPlanner {
   }
 
  private:
-  // The more memory a disk reads into in turn, the slower it is: of a sweep of 48 sequences through 12 layers of OPT-6.7B it was busy 1.75 s with 64 and 32 MiB
-  // and 1.54 s with 24; with 16 there are too few slots for groups of row blocks (end-to-end --look-ahead)
+  // The more memory a disk reads into in turn, the slower it is: of a sweep of 48 sequences through 12 layers of OPT-6.7B it was busy 1.75 s
+  // with 64 and 32 MiB and 1.54 s with 24; with 16 there are too few slots for groups of row blocks (end-to-end --look-ahead)
   static constexpr uint64_t kRingBytes = 24_MiB, kRingPart = 8;  // at most, and of the budget
   static constexpr uint64_t kDeviceRingBytes = 256_MiB;          // 5 ms of a fast link
   static constexpr uint64_t kActivationBytes = 256_MiB, kDeviceActivationBytes = 2_GiB;
