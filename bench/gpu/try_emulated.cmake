@@ -3,15 +3,7 @@
 # gpu_check_emulated --smoke). The cases of tests/cuda are left out but for one: test_cuda runs them. Then a time that is too short, a card
 # and a file that are not there.
 cmake_minimum_required(VERSION 3.25)
-
-function(expect what rc expected text)
-  if(NOT rc EQUAL expected)
-    message(FATAL_ERROR "${what}: found exit code ${rc}, expected ${expected}:\n${output}")
-  endif()
-  if(NOT output MATCHES "${text}")
-    message(FATAL_ERROR "${what}: '${text}' is not in:\n${output}")
-  endif()
-endfunction()
+include(${CMAKE_CURRENT_LIST_DIR}/expect.cmake)
 
 set(json ${WORK}/gpu_check.json)
 file(REMOVE ${json})

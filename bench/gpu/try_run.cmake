@@ -2,15 +2,7 @@
 # cmake -DSCRIPT=<run.sh> -DFLEXGEN=<flexgen> -DGPU_CHECK=<gpu_check_emulated> -DWORK=<folder> -P try_run.cmake: run.sh where there is no
 # card, with programs built elsewhere, and with what it does not take.
 cmake_minimum_required(VERSION 3.25)
-
-function(expect what rc expected text)
-  if(NOT rc EQUAL expected)
-    message(FATAL_ERROR "${what}: found exit code ${rc}, expected ${expected}:\n${output}")
-  endif()
-  if(NOT output MATCHES "${text}")
-    message(FATAL_ERROR "${what}: '${text}' is not in:\n${output}")
-  endif()
-endfunction()
+include(${CMAKE_CURRENT_LIST_DIR}/expect.cmake)
 
 file(REMOVE_RECURSE ${WORK})
 file(MAKE_DIRECTORY ${WORK}/carried)
