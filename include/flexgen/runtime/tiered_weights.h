@@ -10,7 +10,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cstring>
 #include <deque>
@@ -18,27 +17,19 @@
 #include <memory>
 #include <vector>
 
-#include "flexgen/base/thread_pool.h"
 #include "flexgen/base/trace.h"
 #include "flexgen/io/device_io.h"
 #include "flexgen/io/io_engine.h"
 #include "flexgen/memory/buffer.h"
 #include "flexgen/memory/device.h"
+#include "flexgen/runtime/block_reader.h"
 #include "flexgen/runtime/policy.h"
+#include "flexgen/runtime/streamed_rows.h"
 #include "flexgen/runtime/weight_placement.h"
 #include "flexgen/runtime/weight_stream.h"
 #include "flexgen/tensor/half.h"
 
 namespace flexgen {
-
-struct WeightStatistics {
-  uint64_t loaded_bytes = 0;    // read once, at the start
-  uint64_t streamed_bytes = 0;  // read for sweeps, single rows included
-  uint64_t resident_bytes = 0;  // used from memory by sweeps
-  uint64_t reread_blocks = 0;   // whose hash was wrong at first, and right when they were read again
-  double wait_disk_s = 0;       // consumer waited for a read
-  double verify_s = 0;          // consumer waited for hashes
-};
 
 // Where things lie when a device computes: resident blocks, ring and rows are its memory, and the engine is a DeviceIoEngine that knows
 // host_extents()
@@ -70,17 +61,13 @@ class TieredWeights final : public WeightStream {
       : file_(file),
         placement_(std::move(placement)),
         options_(std::move(options)),
-        fd_(options_.fd >= 0 ? options_.fd : file.file().fd()),
         device_(options_.on_device.device),
-        io_(io),
-        pool_(pool),
         slot_bytes_(slot_bytes(file)),
         slot_of_(file.blocks().size(), kNoSlot),
-        verified_(file.blocks().size()),
-        rows_(rows) {
+        reader_(file, placement_, io, pool, options_.fd >= 0 ? options_.fd : file.file().fd(), device_, options_.verify, options_.trace, stats_),
+        rows_(reader_, rows, slot_bytes_, options_.on_device.stream) {
     FG_CHECK(resident.size() >= placement_.resident_bytes(), "{} bytes for {}", resident.size(), placement_.resident_bytes());
     FG_CHECK(placement_.host_bytes() == 0 || device_, "{} bytes in host memory behind no device", placement_.host_bytes());
-    FG_CHECK(!device_ || io.hashes(), "an engine that does not hash, in front of a device");
     slots_ = std::make_unique<Slot[]>(ring.size() / slot_bytes_);
     for (size_t i = 0; i < ring.size() / slot_bytes_; ++i) slots_[i].data = ring.data() + i * slot_bytes_, free_.push_back(i);
     load(resident);
@@ -95,7 +82,7 @@ class TieredWeights final : public WeightStream {
   }
   // What acquire_rows needs for n_rows different rows of t, and blocks that are read as a whole to be verified
   static size_t rows_bytes(const ModelFile& file, const FileTensor& t, int64_t n_rows) {
-    return static_cast<size_t>(std::min(n_rows, t.shape[0])) * row_stride(t) + kRowBlocksAtOnce * slot_bytes(file);
+    return StreamedRows::bytes(t, n_rows, slot_bytes(file));
   }
 
   // With a device: of all vectors on it, and of the largest record's on their way there
@@ -182,8 +169,7 @@ class TieredWeights final : public WeightStream {
     bool all = true;
     for (size_t b = t.first_block; b < t.first_block + t.blocks.size() && all; ++b) all = placement_.resident(b);
     if (all) return {t.dtype, t.rows, t.cols, t.blocks};
-    gather(ref, rows);
-    return {t.dtype, t.rows, t.cols, row_view_};
+    return {t.dtype, t.rows, t.cols, rows_.gather(file_tensor(file_, ref), t.blocks, rows)};
   }
   void release_rows(TensorRef) override {}
 
@@ -209,7 +195,6 @@ class TieredWeights final : public WeightStream {
     uint64_t hash = 0;  // of what came, where the engine hashes
   };
   static constexpr size_t kNoSlot = SIZE_MAX;
-  static constexpr size_t kRowBlocksAtOnce = 4;
   static constexpr uint64_t kAskedBytes = 32_MiB;  // the engine's 8 MiB in flight, and what it starts next
   static constexpr uint64_t kLoadBytes = 32_MiB;  // in flight while another as many are hashed
 
@@ -259,21 +244,21 @@ class TieredWeights final : public WeightStream {
       coming_.pop_front();
       slots_[s].holders = 0;
       in_order_.push_back(s);
-      requests_.push_back(request(slots_[s].block, slots_[s].data, slots_[s].ticket, slots_[s].hash));
+      requests_.push_back(reader_.request(slots_[s].block, slots_[s].data, slots_[s].ticket, slots_[s].hash));
       stats_.streamed_bytes += requests_.back().bytes;
     }
-    if (!requests_.empty()) io_.submit(requests_);
+    if (!requests_.empty()) reader_.submit(requests_);
   }
 
   // the slots in arriving_ are waited for, verified and held
   void arrive() {
     if (arriving_.empty()) return;
-    wait([&] {
-      for (const size_t s : arriving_) check(slots_[s].block, slots_[s].ticket.wait());
+    reader_.wait([&] {
+      for (const size_t s : arriving_) reader_.check(slots_[s].block, slots_[s].ticket.wait());
     }, [&] { return std::all_of(arriving_.begin(), arriving_.end(), [&](size_t s) { return slots_[s].ticket.done(); }); });
     verify_list_.clear();
     for (const size_t s : arriving_) verify_list_.push_back({slots_[s].block, slots_[s].data, &slots_[s].ticket, &slots_[s].hash});
-    verify(verify_list_);
+    reader_.verify(verify_list_);
     for (const size_t s : arriving_) {
       slots_[s].holders = 1;
       slot_of_[slots_[s].block] = s;
@@ -297,81 +282,6 @@ class TieredWeights final : public WeightStream {
     left_ = held_ = 0;
     body_.clear();
     head_.clear();
-  }
-
-  // --- reading and verifying
-
-  struct Arrived {
-    size_t block = 0;
-    std::byte* data = nullptr;
-    IoTicket* ticket = nullptr;  // done; for a second reading
-    uint64_t* hash = nullptr;    // by the engine, where it hashes; null: the host reads data
-  };
-
-  IoRequest request(size_t block, std::byte* data, IoTicket& ticket) const {
-    const FileBlock& b = file_.blocks()[block];
-    return {IoRequest::Op::read, fd_, b.offset, data, b.bytes, &ticket, -1, -1, "weights"};
-  }
-  // to where resident and streamed blocks are used
-  IoRequest request(size_t block, std::byte* data, IoTicket& ticket, uint64_t& hash) const {
-    IoRequest r = request(block, data, ticket);
-    if (device_ && must_verify(block)) r.hash = &hash, r.seed = file_.block_seed(block);
-    return r;
-  }
-
-  template <typename Wait, typename Ready>
-  void wait(Wait&& until_done, Ready&& ready) {
-    if (ready()) return until_done();  // for the errors
-    const TraceSpan span(options_.trace, TraceEvent::Kind::wait, "disk");
-    const int64_t start = monotonic_ns();
-    until_done();
-    stats_.wait_disk_s += static_cast<double>(monotonic_ns() - start) * 1e-9;
-  }
-
-  void check(size_t block, int error) const {
-    if (error == 0) return;
-    if (error == IoTicket::kDevice) io_.rethrow();
-    const FileBlock& b = file_.blocks()[block];
-    if (error == IoTicket::kEndOfFile)
-      fail(Fault::damaged, "{}: ends inside {}, block {}, bytes {} to {} of the file: truncated while in use. Copy or convert it again",
-           file_.file().path(), file_.block_owner(block), block, b.offset, b.offset + b.bytes - 1);
-    fail(Fault::io, "{}: reading {}, block {}, {} bytes at offset {} failed: {}. Check the disk and the system's log", file_.file().path(),
-         file_.block_owner(block), block, b.bytes, b.offset, std::strerror(error));
-  }
-
-  // What lies in host memory behind a device was verified when it came there.
-  bool must_verify(size_t block) const {
-    if (placement_.in_host(block) && loaded_) return false;
-    return options_.verify == Verify::always || (options_.verify == Verify::first && !verified_[block]);
-  }
-
-  // Hashes what has not been hashed yet, on all threads; what does not match is read once more before it is damage.
-  void verify(std::vector<Arrived>& arrived) {
-    std::erase_if(arrived, [&](const Arrived& a) { return !must_verify(a.block); });
-    if (arrived.empty()) return;
-    uint64_t bytes = 0;
-    for (const Arrived& a : arrived) bytes += file_.blocks()[a.block].bytes;
-    const TraceSpan span(options_.trace, TraceEvent::Kind::verify, "weights", -1, -1, bytes);
-    const int64_t start = monotonic_ns();
-    std::atomic<uint64_t> rereads{0};
-    const auto verify_one = [&](const Arrived& a) {
-      const bool engine = device_ && a.hash;
-      const auto hash = [&] { return engine ? *a.hash : file_.block_hash(a.block, {a.data, file_.blocks()[a.block].bytes}); };
-      if (hash() == file_.blocks()[a.block].hash) return;
-      rereads.fetch_add(1, std::memory_order_relaxed);
-      const IoRequest again = engine ? request(a.block, a.data, *a.ticket, *a.hash) : request(a.block, a.data, *a.ticket);
-      io_.submit({&again, 1});
-      check(a.block, a.ticket->wait());
-      file_.verify_block_hash(a.block, hash());
-    };
-    if (device_) {  // whose engine takes requests of one thread at a time
-      for (const Arrived& a : arrived) verify_one(a);
-    } else {
-      pool_.parallel_for(static_cast<int64_t>(arrived.size()), [&](int64_t i, int) { verify_one(arrived[static_cast<size_t>(i)]); });
-    }
-    for (const Arrived& a : arrived) verified_[a.block] = true;
-    stats_.reread_blocks += rereads.load();
-    stats_.verify_s += static_cast<double>(monotonic_ns() - start) * 1e-9;
   }
 
   // --- at the start
@@ -419,11 +329,11 @@ class TieredWeights final : public WeightStream {
       uint64_t bytes = 0;
       requests_.clear();
       for (; first < loads.size() && bytes < kLoadBytes; ++first) {
-        requests_.push_back(loads[first].host ? request(loads[first].block, loads[first].data, tickets[first])
-                                              : request(loads[first].block, loads[first].data, tickets[first], hashes[first]));
+        requests_.push_back(loads[first].host ? reader_.request(loads[first].block, loads[first].data, tickets[first])
+                                              : reader_.request(loads[first].block, loads[first].data, tickets[first], hashes[first]));
         bytes += requests_.back().bytes;
       }
-      if (!requests_.empty()) io_.submit(requests_);
+      if (!requests_.empty()) reader_.submit(requests_);
       return first;
     };
     const Awaited awaited(tickets);
@@ -433,28 +343,18 @@ class TieredWeights final : public WeightStream {
       verify_list_.clear();
       for (size_t i = begin; i < end; ++i) {
         if (options_.stop && options_.stop->load(std::memory_order_relaxed)) fail(Fault::interrupted, "stopped while loading");
-        check(loads[i].block, tickets[i].wait());
+        reader_.check(loads[i].block, tickets[i].wait());
         verify_list_.push_back({loads[i].block, loads[i].data, &tickets[i], loads[i].host ? nullptr : &hashes[i]});
         bytes += file_.blocks()[loads[i].block].bytes;
       }
-      verify(verify_list_);
+      reader_.verify(verify_list_);
       loaded(bytes);
       begin = end, end = after, after = submit(end);
     }
     for (size_t r = 0; r < file_.records().size(); ++r)
       if (has_vectors(file_.records()[r])) load_vectors(r, vectors);
-    loaded_ = true;
+    reader_.loaded();
   }
-
-  // waits for tickets when the scope ends, however it ends: no read may outlive them and their memory
-  template <typename Tickets>
-  struct Awaited {
-    explicit Awaited(Tickets& all) : tickets(all) {}
-    ~Awaited() {
-      for (IoTicket& t : tickets) t.wait();
-    }
-    Tickets& tickets;
-  };
 
   bool has_vectors(const FileRecord& r) const { return r.n_tensors > 0 && file_.tensors()[r.first_tensor].is_vector(); }
 
@@ -462,11 +362,11 @@ class TieredWeights final : public WeightStream {
     const FileRecord& r = file_.records()[record];
     const FileBlock& block = file_.blocks()[r.first_block];
     IoTicket ticket;
-    const IoRequest read = request(r.first_block, buffer.data(), ticket);
-    io_.submit({&read, 1});
-    check(r.first_block, ticket.wait());
+    const IoRequest read = reader_.request(r.first_block, buffer.data(), ticket);
+    reader_.submit({&read, 1});
+    reader_.check(r.first_block, ticket.wait());
     verify_list_.assign(1, {r.first_block, buffer.data(), &ticket});
-    verify(verify_list_);
+    reader_.verify(verify_list_);
     for (size_t i = 0; i < r.n_tensors; ++i) {
       const FileTensor& x = file_.tensors()[r.first_tensor + i];
       if (!x.is_vector()) continue;
@@ -504,103 +404,10 @@ class TieredWeights final : public WeightStream {
     if (options_.progress) options_.progress(stats_.loaded_bytes);
   }
 
-  // --- single rows
-
-  // room for the 4 KiB pages around a row, wherever it begins
-  static size_t row_stride(const FileTensor& t) { return round_up<size_t>(t.row_bytes(), 4096) + 4096; }
-
-  // Brings the rows that are not resident to rows_, one after the other. A block that was never hashed is read as a whole.
-  void gather(TensorRef ref, std::span<const int32_t> rows) {
-    const FileTensor& x = file_tensor(file_, ref);
-    const Tensor& t = tensor(ref);
-    wanted_.assign(rows.begin(), rows.end());
-    std::sort(wanted_.begin(), wanted_.end());
-    wanted_.erase(std::unique(wanted_.begin(), wanted_.end()), wanted_.end());
-    const size_t stride = row_stride(x), slot = slot_bytes(file_);
-    FG_CHECK(rows_.size() >= wanted_.size() * stride + kRowBlocksAtOnce * slot, "{} bytes for {} rows", rows_.size(), wanted_.size());
-    std::byte* const whole = rows_.data() + rows_.size() / 4096 * 4096 - kRowBlocksAtOnce * slot;
-
-    // each row's place: in memory, or in its stretch of rows_
-    row_view_.clear();
-    std::vector<size_t> whole_blocks;
-    while (row_tickets_.size() < wanted_.size()) row_tickets_.emplace_back();
-    requests_.clear();
-    std::vector<std::pair<size_t, size_t>> reading;  // (block, ticket)
-    for (size_t i = 0; i < wanted_.size(); ++i) {
-      const int64_t row = wanted_[i];
-      const auto k = static_cast<size_t>(row / x.rows_per_block);
-      const size_t b = x.first_block + k;
-      const uint64_t in_block = static_cast<uint64_t>(row - t.blocks[k].first_row) * x.row_bytes();
-      if (placement_.resident(b)) {
-        row_view_.push_back({t.blocks[k].data + in_block, row, 1});
-        continue;
-      }
-      std::byte* const place = rows_.data() + i * stride;
-      if (must_verify(b)) {
-        if (whole_blocks.empty() || whole_blocks.back() != b) whole_blocks.push_back(b);
-        row_view_.push_back({place, row, 1});
-        continue;
-      }
-      const uint64_t offset = file_.blocks()[b].offset + in_block, start = offset / 4096 * 4096;
-      const size_t bytes = round_up<size_t>(offset - start + x.row_bytes(), 4096);
-      row_view_.push_back({place + (offset - start), row, 1});
-      requests_.push_back({IoRequest::Op::read, fd_, start, place, bytes, &row_tickets_[i], -1, -1, "rows"});
-      stats_.streamed_bytes += bytes;
-      reading.emplace_back(b, i);
-    }
-    const Awaited awaited(row_tickets_);
-    if (!requests_.empty()) io_.submit(requests_);
-    wait([&] {
-      for (const auto& [block, i] : reading) check(block, row_tickets_[i].wait());
-    }, [&] { return std::all_of(reading.begin(), reading.end(), [&](const auto& r) { return row_tickets_[r.second].done(); }); });
-
-    size_t next_row = 0;
-    for (size_t first = 0; first < whole_blocks.size(); first += kRowBlocksAtOnce) {
-      const size_t n = std::min(kRowBlocksAtOnce, whole_blocks.size() - first);
-      std::array<IoTicket, kRowBlocksAtOnce> tickets;
-      std::array<uint64_t, kRowBlocksAtOnce> hashes{};
-      requests_.clear();
-      for (size_t i = 0; i < n; ++i) {
-        requests_.push_back(request(whole_blocks[first + i], whole + i * slot, tickets[i], hashes[i]));
-        stats_.streamed_bytes += requests_.back().bytes;
-      }
-      const Awaited these(tickets);
-      io_.submit(requests_);
-      wait(
-          [&] {
-            for (size_t i = 0; i < n; ++i) check(whole_blocks[first + i], tickets[i].wait());
-          },
-          [&] {
-            return std::all_of(tickets.begin(), tickets.begin() + static_cast<std::ptrdiff_t>(n),
-                               [](const IoTicket& ticket) { return ticket.done(); });
-          });
-      verify_list_.clear();
-      for (size_t i = 0; i < n; ++i) verify_list_.push_back({whole_blocks[first + i], whole + i * slot, &tickets[i], &hashes[i]});
-      verify(verify_list_);
-      for (size_t i = 0; i < n; ++i)
-        for (; next_row < wanted_.size(); ++next_row) {
-          const auto k = static_cast<size_t>(wanted_[next_row] / x.rows_per_block);
-          const size_t b = x.first_block + k;
-          if (b > whole_blocks[first + i]) break;
-          if (b < whole_blocks[first + i] || placement_.resident(b)) continue;
-          move_row(rows_.data() + next_row * stride,
-                   whole + i * slot + static_cast<uint64_t>(wanted_[next_row] - t.blocks[k].first_row) * x.row_bytes(), x.row_bytes());
-        }
-    }
-  }
-
-  void move_row(std::byte* to, const std::byte* from, size_t bytes) {
-    if (device_) return device_->copy(to, from, bytes, options_.on_device.stream);
-    std::memcpy(to, from, bytes);
-  }
-
   const ModelFile& file_;
   const WeightPlacement placement_;
   const TieredWeightsOptions options_;
-  const int fd_;
   Device* const device_;  // or null
-  IoEngine& io_;
-  ThreadPool& pool_;
   std::vector<std::vector<Tensor>> tensors_;  // [record][tensor]
 
   const size_t slot_bytes_;
@@ -610,23 +417,19 @@ class TieredWeights final : public WeightStream {
   size_t n_there_ = 0;              // of in_order_, from the front, that were read into at last sight
   std::deque<size_t> coming_;       // blocks that no slot was there for yet
   std::vector<size_t> slot_of_;     // per block: the slot that holds it, while it is held
-  std::vector<bool> verified_;      // per block
-  bool loaded_ = false;
   size_t vectors_sent_ = 0;         // bytes
   std::vector<TensorRef> body_, head_;
   std::vector<size_t> body_blocks_, head_blocks_;
   size_t left_ = 0;                 // blocks of this sweep that were not acquired yet
   size_t held_ = 0;                 // slots
 
-  std::span<std::byte> rows_;
-  std::vector<int32_t> wanted_;
-  std::vector<RowBlock> row_view_;
-  std::deque<IoTicket> row_tickets_;
+  WeightStatistics stats_;
+  BlockReader reader_;
+  StreamedRows rows_;
 
   std::vector<size_t> arriving_;    // scratch
-  std::vector<Arrived> verify_list_;
+  std::vector<BlockReader::Arrived> verify_list_;
   std::vector<IoRequest> requests_;
-  WeightStatistics stats_;
 };
 
 }  // namespace flexgen
